@@ -1,0 +1,1 @@
+"""The ground floor: estimators, the training loop, random state, input checks, saving."""
