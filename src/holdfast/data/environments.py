@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int64, Shaped
-from torch import Tensor
 
 from holdfast.core.checks import check_number
 from holdfast.core.random import spawn_seed
 from holdfast.data.errors import DataError, suggest
+from holdfast.data.labels import Task, as_labels, encode_environment, plain_array, stratified_rows
 from holdfast.data.samples import Kind, as_index, as_samples, concat_samples, freeze, kind_of, take
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from holdfast.data.loader import EnvironmentLoader
 
 __all__ = ["Environments"]
-
-Task = Literal["classification", "regression"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,15 +117,16 @@ class Environments:
         """
         samples = as_samples(x, kind)
         n = len(samples)
-        codes, names = (
-            (np.zeros(n, np.int64), names or ("all",)) if environment is None else _encode(environment, names)
-        )
+        if environment is None:
+            codes, names = np.zeros(n, np.int64), names or ("all",)
+        else:
+            codes, names = encode_environment(environment, names)
         return cls(
             x=samples,
             y=as_labels(y, task),
             environment=codes,
             names=names,
-            attributes={k: _plain(v) for k, v in (attributes or {}).items()},
+            attributes={k: plain_array(v) for k, v in (attributes or {}).items()},
         )
 
     # What it is
@@ -281,7 +280,7 @@ class Environments:
             if self.task == "classification":
                 stratum = stratum * len(self.classes) + self.labels
         mask = np.zeros(n, bool)
-        mask[_stratified(stratum, size, rng)] = True
+        mask[stratified_rows(stratum, size, rng)] = True
         return self.subset(~mask), self.subset(mask)
 
     def pooled(self) -> tuple[Any, np.ndarray, np.ndarray]:
@@ -312,7 +311,7 @@ class Environments:
         """
         if attribute not in self.attributes:
             raise DataError(f"there is no attribute {attribute!r}{suggest(attribute, self.attributes)}")
-        codes, names = _encode(self.attributes[attribute], None)
+        codes, names = encode_environment(self.attributes[attribute], None)
         attributes = {k: v for k, v in self.attributes.items() if k != attribute}
         if keep is not None:
             attributes[keep] = self.environment_names
@@ -381,121 +380,6 @@ class Environments:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Environments, (self.x, self.y, self.environment, self.names, dict(self.attributes))
-
-
-def as_labels(y: Any, task: Task | None = None) -> np.ndarray:
-    """Return ``y`` as a one-dimensional array of classes (int, bool, str) or float targets.
-
-    Raises:
-        DataError: for a missing label or labels of mixed types, with the row; for a task they do not fit.
-
-    Example:
-        >>> as_labels([1.0, 2.0], task="classification").dtype, as_labels(["b", "a"]).tolist()
-        (dtype('int64'), ['b', 'a'])
-    """
-    if task not in (None, "classification", "regression"):
-        raise DataError(f"task must be 'classification' or 'regression', got {task!r}")
-    y = _plain(y)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim != 1:
-        raise DataError(f"y must have shape (n,), got {y.shape}")
-    missing = pd.isna(y)
-    if missing.any():
-        row = int(np.flatnonzero(missing)[0])
-        raise DataError(f"y, row {row}: the label is missing ({int(missing.sum())} are); fill it or drop the row")
-    if y.dtype.kind == "f":
-        bad = ~np.isfinite(y)
-        if bad.any():
-            raise DataError(f"y, row {int(np.flatnonzero(bad)[0])}: the target is infinite")
-    if y.dtype.kind == "O":
-        types = pd.Series([type(v).__name__ for v in y])
-        other = types.ne(types.iloc[0])
-        if other.any():
-            row = int(np.flatnonzero(other)[0])
-            raise DataError(
-                f"y mixes types: row 0 is {y[0]!r} ({types.iloc[0]}), row {row} is {y[row]!r} ({types.iloc[row]})"
-            )
-        y = np.asarray(y.tolist()) if y.size else y
-    if task == "regression":
-        if y.dtype.kind not in "iufb":
-            raise DataError(f"regression targets must be numbers, got {y[0]!r} in row 0")
-        return y if y.dtype.kind == "f" else y.astype(np.float64)
-    if task == "classification" and y.dtype.kind == "f":
-        broken = y != np.rint(y)
-        if broken.any():
-            row = int(np.flatnonzero(broken)[0])
-            raise DataError(f"y, row {row}: {y[row]:g} is no class; classes must be whole numbers or texts")
-        return y.astype(np.int64)
-    return y
-
-
-def _plain(v: Any) -> np.ndarray:
-    """As a plain array: tensors, categoricals and nullable pandas types lose their wrapping."""
-    if isinstance(v, Tensor):
-        return v.detach().cpu().numpy()
-    if isinstance(v, np.ndarray) and v.dtype.kind != "O":
-        return v
-    if isinstance(v, (pd.Series, pd.Index, pd.Categorical, pd.api.extensions.ExtensionArray)):
-        s = pd.Series(v).reset_index(drop=True)
-        if isinstance(s.dtype, pd.CategoricalDtype):
-            s = s.astype(s.cat.categories.dtype)
-        if pd.api.types.is_string_dtype(s.dtype):
-            s = s.astype(object)
-        elif pd.api.types.is_extension_array_dtype(s.dtype) and not s.isna().any():
-            s = s.astype(s.dtype.numpy_dtype if hasattr(s.dtype, "numpy_dtype") else object)
-        v = s.to_numpy()
-    v = np.asarray(v, dtype=object) if isinstance(v, (list, tuple)) and _mixed(v) else np.asarray(v)
-    if v.dtype.kind == "O" and v.ndim == 1 and v.size and all(isinstance(a, str) for a in v):
-        return v.astype(str)
-    return v
-
-
-def _mixed(v: list | tuple) -> bool:
-    """A list with texts and something else, which NumPy would silently turn to text."""
-    return any(isinstance(a, str) for a in v) and not all(isinstance(a, str) for a in v)
-
-
-def _encode(environment: Any, names: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    values = _plain(environment)
-    if values.ndim != 1:
-        raise DataError(f"environment must have shape (n,), got {values.shape}")
-    missing = pd.isna(values)
-    if missing.any():
-        row = int(np.flatnonzero(missing)[0])
-        raise DataError(f"environment, row {row}: it is missing ({int(missing.sum())} are); name it or drop the row")
-    if names is not None and values.dtype.kind in "iu":
-        return values.astype(np.int64, copy=False), tuple(map(str, names))
-    if values.dtype.kind == "f" and (values == np.rint(values)).all():
-        values = values.astype(np.int64)
-    if values.dtype.kind == "O":
-        values = values.astype(str)
-    found, codes = np.unique(values, return_inverse=True)
-    found_names = tuple(str(v) for v in found.tolist())
-    if names is None:
-        return codes.astype(np.int64, copy=False), found_names
-    place = {str(n): i for i, n in enumerate(names)}
-    for name in found_names:
-        if name not in place:
-            raise DataError(f"environment {name!r} is not among the given names{suggest(name, place)}")
-    return np.array([place[n] for n in found_names], np.int64)[codes], tuple(map(str, names))
-
-
-def _stratified(stratum: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows of ``size`` samples, each stratum giving its share by largest remainders (ties by chance)."""
-    _, stratum, m = np.unique(stratum, return_inverse=True, return_counts=True)
-    share = m * (size / len(stratum))
-    quota = np.floor(share).astype(np.int64)
-    remainder = share - quota
-    # A stratum of one sample stays in the rest as long as others can give.
-    priority = np.where(m > 1, remainder, remainder - 1.0)
-    order = np.lexsort((rng.random(len(m)), -priority))
-    able = order[quota[order] < m[order]]
-    quota[able[: size - int(quota.sum())]] += 1
-    shuffled = rng.permutation(len(stratum))
-    by_stratum = shuffled[np.argsort(stratum[shuffled], kind="stable")]
-    rank = np.arange(len(stratum)) - np.repeat(np.cumsum(m) - m, m)
-    return by_stratum[rank < np.repeat(quota, m)]
 
 
 def _width(x: Any) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from holdfast.core.batching import BatchPlan
 from holdfast.data.samples import take
 
 if TYPE_CHECKING:
@@ -53,8 +54,6 @@ class EnvironmentLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        from holdfast.core.batching import BatchPlan
-
         self.data = data
         self.plan = BatchPlan(
             len(data),
