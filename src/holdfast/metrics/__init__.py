@@ -1,1 +1,70 @@
+"""Metrics: accuracy under shift, calibration, detection, retrieval, similarity of representations, intervals."""
 
+from holdfast.metrics.detection import (
+    accuracy_at_coverage,
+    aupr_in,
+    aupr_out,
+    aurc,
+    auroc,
+    excess_aurc,
+    fpr_at_tpr,
+    ood_metrics,
+    risk_coverage_curve,
+)
+from holdfast.metrics.gaussian import ClassGroupGaussians, aggregate_mahalanobis
+from holdfast.metrics.overlap import effective_rank, feature_overlap, ridge_r2
+from holdfast.metrics.retrieval import (
+    Neighbours,
+    hit_at_k,
+    label_hits,
+    mean_average_precision,
+    mrr,
+    nearest_neighbours,
+    precision_at_k,
+    recall_at_k,
+    relevant_counts,
+    top1,
+)
+from holdfast.metrics.similarity import (
+    cknna,
+    cross_space_mrr,
+    linear_cka,
+    mean_cosine,
+    mutual_knn,
+    procrustes_distance,
+    topk_jaccard,
+)
+
+__all__ = [
+    "ClassGroupGaussians",
+    "Neighbours",
+    "accuracy_at_coverage",
+    "aggregate_mahalanobis",
+    "aupr_in",
+    "aupr_out",
+    "aurc",
+    "auroc",
+    "cknna",
+    "cross_space_mrr",
+    "effective_rank",
+    "excess_aurc",
+    "feature_overlap",
+    "fpr_at_tpr",
+    "hit_at_k",
+    "label_hits",
+    "linear_cka",
+    "mean_average_precision",
+    "mean_cosine",
+    "mrr",
+    "mutual_knn",
+    "nearest_neighbours",
+    "ood_metrics",
+    "precision_at_k",
+    "procrustes_distance",
+    "recall_at_k",
+    "relevant_counts",
+    "ridge_r2",
+    "risk_coverage_curve",
+    "top1",
+    "topk_jaccard",
+]
