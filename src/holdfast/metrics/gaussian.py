@@ -153,13 +153,12 @@ class ClassGroupGaussians:
         c, k, d = self._shape()
         out = data.new_empty(len(data), c, k)
         step = max(1, ENTRIES // (c * k * d))
-        whitened_means = None
-        if len(self.scale_tril) == 1:
-            center = self.means.mean(0, keepdim=True)
-            whitened_means = self._whiten(self.means - center)
+        shared = len(self.scale_tril) == 1
+        center = self.means.mean(0, keepdim=True)
+        whitened_means = self._whiten(self.means - center)  # used only where one factor serves all classes
         for start in range(0, len(data), step):
             block = data[start : start + step]
-            if whitened_means is not None:
+            if shared:
                 z = self._whiten(block - center)[:, None] - whitened_means
             else:
                 difference = (block[:, None] - self.means).permute(1, 2, 3, 0)

@@ -169,7 +169,7 @@ def cross_space_mrr(z1: Any, z2: Any, metric: Literal["cosine", "l2"] = "cosine"
         closeness = a[start : start + step] @ b.T - half_norms
         rows = torch.arange(len(closeness), device=b.device)
         own = closeness[rows, rows + start][:, None]
-        rank = 0.5 + (closeness > own).sum(1) + 0.5 * (closeness == own).sum(1)
+        rank = 0.5 + (closeness > own).sum(1).double() + 0.5 * (closeness == own).sum(1)
         total += float(rank.reciprocal().sum())
     return total / len(a)
 
