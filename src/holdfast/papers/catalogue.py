@@ -1,0 +1,131 @@
+"""All papers of the field that the library is built from, and the search over them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from holdfast.papers.record import Claim, Paper, Scale
+
+__all__ = ["BUILT", "UNDESCRIBED", "describe", "evidence", "load_paper", "papers", "search"]
+
+BUILT: dict[int, str] = {
+    12: "p12_stationary",
+    14: "p14_relative",
+    17: "p17_category_modeling",
+    23: "p23_rich_representations",
+    27: "p27_matryoshka",
+    48: "p48_label_robust",
+}
+"""Papers whose experiment can be run, and the module that holds it."""
+
+UNDESCRIBED: tuple[int, ...] = (25, 26, 28, 29, 33, 35, 43, 50, 55)
+"""Numbers kept for papers of the field whose facts are not in the catalogue yet."""
+
+
+@cache
+def _facts() -> dict[int, dict[str, Any]]:
+    rows = json.loads((files("holdfast.papers") / "catalogue.json").read_text(encoding="utf-8"))
+    return {row["number"]: row for row in rows}
+
+
+def describe(
+    number: int,
+    *,
+    experiment: Callable[[Scale, int], dict[str, float]] | None = None,
+    claims: tuple[Claim, ...] = (),
+    seeds: int = 5,
+) -> Paper:
+    """Return the catalogue's record of a paper, with the experiment and the claims that a module adds to it.
+
+    Raises:
+        ValueError: for a number that is not in the catalogue.
+
+    Example:
+        >>> describe(27).first_author
+        'Kusupati'
+    """
+    facts = _facts().get(number)
+    if facts is None:
+        known = ", ".join(map(str, sorted(_facts())))
+        what = "has a number but is not described yet" if number in UNDESCRIBED else "is not in the catalogue"
+        raise ValueError(f"paper {number} {what}; described are: {known}")
+    lists = {k: tuple(facts[k]) for k in ("keywords", "parts")}
+    return Paper(**(facts | lists), experiment=experiment, claims=claims, seeds=seeds)
+
+
+def papers() -> list[Paper]:
+    """Return every paper of the catalogue in order of number, without importing any experiment.
+
+    Example:
+        >>> [p.number for p in papers()][:3]
+        [1, 2, 3]
+    """
+    return [describe(n) for n in sorted(_facts())]
+
+
+def load_paper(number: int) -> Paper:
+    """Return a paper with its experiment and claims, where it is built.
+
+    Raises:
+        ValueError: for a number that is not in the catalogue.
+    """
+    if number not in BUILT:
+        return describe(number)
+    return import_module(f"holdfast.papers.{BUILT[number]}").PAPER
+
+
+def evidence(number: int, scale: Scale = "small") -> dict[str, Any] | None:
+    """Return the recorded evidence of a paper at a scale, or ``None``."""
+    name = f"{number:02d}.json" if scale == "small" else f"{number:02d}-{scale}.json"
+    path = files("holdfast.papers") / "evidence" / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+@cache
+def _index() -> tuple[Any, Any, np.ndarray, np.ndarray]:
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.preprocessing import normalize
+
+    texts = [" ".join([p.title, p.title, p.first_author, *p.keywords, p.summary]) for p in papers()]
+    words = TfidfVectorizer(stop_words="english", sublinear_tf=True, ngram_range=(1, 2), min_df=1)
+    tfidf = words.fit_transform(texts)
+    topics = TruncatedSVD(min(24, len(texts) - 1), random_state=0)
+    return words, topics, tfidf, normalize(topics.fit_transform(tfidf))
+
+
+def search(query: str, limit: int = 10) -> list[tuple[Paper, float]]:
+    """Return the papers nearest in meaning to ``query``, best first, with a similarity in [0, 1].
+
+    The score is the mean of the cosine in TF-IDF space (the words themselves) and in the space of its leading
+    singular vectors (latent semantic analysis: words that go together).
+
+    Raises:
+        ValueError: for an empty query.
+
+    Example:
+        >>> search("truncate embeddings to shorter prefixes")[0][0].number
+        27
+    """
+    from sklearn.preprocessing import normalize
+
+    if not query.strip():
+        raise ValueError("the query is empty; give words to search for")
+    words, topics, tfidf, documents = _index()
+    q = words.transform([query])
+    if q.nnz == 0:
+        return []
+    literal = np.asarray((tfidf @ q.T).todense())[:, 0]
+    latent = documents @ normalize(topics.transform(q))[0]
+    score = np.clip((literal + latent) / 2, 0, 1)
+    all_papers = papers()
+    order = np.argsort(-score, kind="stable")[:limit]
+    return [(all_papers[i], float(score[i])) for i in order if score[i] > 0.02]
+
