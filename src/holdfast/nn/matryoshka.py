@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ def check_dims(dims: Sequence[int], d: int | None = None) -> tuple[int, ...]:
     out = tuple(int(check_number(f"dims[{i}]", m, low=1, integer=True)) for i, m in enumerate(dims))
     if not out:
         raise ValueError("dims must hold at least one prefix length, got none")
-    for a, b in zip(out, out[1:]):
+    for a, b in pairwise(out):
         if b <= a:
             raise ValueError(f"dims must be strictly increasing, got {list(out)}")
     if d is not None and out[-1] > d:
