@@ -357,6 +357,7 @@ class Run:
                 self.engine.load_average_state(self.average, state["average"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"the checkpoint in {self.folder} does not fit the module: {error}") from error
+        self._groups = self.engine.optimizer.param_groups  # loading a state replaces them
         self.done, self.seconds, self.stopped = state["done"], state["seconds"], state["stopped"]
         self.history, self._losses = list(state["history"]), list(state["losses"])
         self._entries.update(state["entries"])
