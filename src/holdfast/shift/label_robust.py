@@ -139,12 +139,14 @@ def _log_mean_exp(gaps: Tensor, temperature: float | Tensor) -> Tensor:
     else:
         lam, hottest = temperature, temperature
     k = gaps.shape[-1]
+    # Subtracting before dividing keeps the exponents exact where they are near 0, however cold it is.
+    top = gaps.amax(-1, keepdim=True).detach()
+    value = torch.logsumexp((gaps - top) / lam, -1) - math.log(k)
+    if hottest <= _HOT:
+        return temperature * value + top.squeeze(-1)
     z = gaps / lam
-    value = torch.logsumexp(z, -1) - math.log(k)
-    if hottest > _HOT:
-        flat = torch.log1p(torch.expm1(z.clamp(max=1.0)).mean(-1))
-        value = torch.where(z.amax(-1) <= 1.0, flat, value)
-    return temperature * value
+    flat = temperature * torch.log1p(torch.expm1(z.clamp(max=1.0)).mean(-1))
+    return torch.where(z.amax(-1) <= 1.0, flat, temperature * value + top.squeeze(-1))
 
 
 def _robust_value(gaps: Tensor, temperature: float | Tensor) -> Tensor:
