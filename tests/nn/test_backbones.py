@@ -13,7 +13,7 @@ from holdfast.nn import AUTO, BACKBONES, SIZES, list_backbones, make_backbone
 IMAGE = InputSignature("image", (3, 28, 20), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.0))
 VECTOR = InputSignature("vector", (5,), mean=(0.0,) * 5, std=(1.0, 2.0, 0.0, 1.0, 3.0))
 TABLE = InputSignature(
-    "table", (4,), n_numeric=2, cardinalities=(5, 3), mean=(1.0, 2.0), std=(1.0, 0.0), median=(0.5, 2.0)
+    "table", (4,), n_numeric=2, cardinalities=(5, 3), mean=(1.0, 2.0), std=(1.0, 0.0), median=(0.5, 2.0), missing=(0, 1)
 )
 TEXT = InputSignature("text", (64,))
 SETS = InputSignature("sets", (3,), mean=(0.0, 1.0, 2.0), std=(1.0, 1.0, 0.0))

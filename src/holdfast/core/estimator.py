@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
 from torch import Tensor
 
 __all__ = ["Classifier", "Estimator", "Regressor", "decode_array", "encode_array"]
@@ -53,7 +53,7 @@ class Estimator(BaseEstimator):
         return loaded
 
 
-class Classifier(ClassifierMixin, Estimator):
+class Classifier(ClassifierMixin, TransformerMixin, Estimator):
     """An estimator that predicts class probabilities and exposes its representation."""
 
     classes_: np.ndarray
@@ -68,14 +68,15 @@ class Classifier(ClassifierMixin, Estimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class of every sample."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
 
     @abstractmethod
     def export(self, path: str | Path, format: Literal["torch_export", "onnx"] = "torch_export") -> Path:
         """Write the model for serving, without Python code of this library."""
 
 
-class Regressor(RegressorMixin, Estimator):
+class Regressor(RegressorMixin, TransformerMixin, Estimator):
     """An estimator that predicts real values and exposes its representation."""
 
     @abstractmethod

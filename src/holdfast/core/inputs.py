@@ -249,6 +249,7 @@ class InputEncoder:
             mean=tuple(mean.tolist()),
             std=tuple(std.tolist()),
             median=tuple(median),
+            missing=tuple(np.flatnonzero(~seen.all(0)).tolist()),
         )
         return cls(signature, tuple(str(c) for c in numeric), categories)
 

@@ -9,7 +9,7 @@ __all__ = ["InputKind", "InputSignature"]
 
 InputKind = Literal["vector", "image", "table", "text", "tokens", "sets", "graphs"]
 
-_TUPLES = ("shape", "cardinalities", "mean", "std", "median")
+_TUPLES = ("shape", "cardinalities", "mean", "std", "median", "missing")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class InputSignature:
         cardinalities: number of codes of every categorical column, the two reserved ones included.
         mean, std: per feature, numeric column or image channel (after uint8 is scaled to [0, 1]).
         median: per numeric column of a table, used where a value is missing.
+        missing: numeric columns of a table that had missing values in training.
         model: name or path of the transformer that made the tokens.
 
     Example:
@@ -41,6 +42,7 @@ class InputSignature:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     median: tuple[float, ...] = ()
+    missing: tuple[int, ...] = ()
     model: str = ""
 
     def to_dict(self) -> dict[str, Any]:

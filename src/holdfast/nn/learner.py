@@ -384,6 +384,11 @@ class NeuralEstimator(Estimator):
         encoded = self._encode_input(X)
         return self._outputs(self.network_, encoded, function=self.network_.features).numpy()
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "network_")
 
@@ -489,12 +494,14 @@ class NeuralClassifier(NeuralEstimator, Classifier):
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return logits of shape (n, classes), or (n,) differences for two classes."""
-        logits = self._outputs(self.network_, self._encode_input(X)).numpy()
+        encoded = self._encode_input(X)
+        logits = self._outputs(self.network_, encoded).numpy()
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return class probabilities of shape (n, classes)."""
-        return self._outputs(self.network_, self._encode_input(X)).softmax(1).numpy()
+        encoded = self._encode_input(X)
+        return self._outputs(self.network_, encoded).softmax(1).numpy()
 
     def _serving_module(self) -> nn.Module:
         return _Probabilities(self.network_)
@@ -536,7 +543,8 @@ class NeuralRegressor(NeuralEstimator, Regressor):
 
     def predict(self, X: Any) -> np.ndarray:
         """Return predicted values of shape (n,)."""
-        outputs = self._outputs(self.network_, self._encode_input(X))[:, 0].double().numpy()
+        encoded = self._encode_input(X)
+        outputs = self._outputs(self.network_, encoded)[:, 0].double().numpy()
         return outputs * self.target_std_ + self.target_mean_
 
     def _serving_module(self) -> nn.Module:

@@ -45,7 +45,7 @@ class BackboneEntry:
 
 def _front(s: InputSignature) -> FlatInput | TableInput:
     if s.kind == "table":
-        return TableInput(s.n_numeric, s.cardinalities, s.mean, s.std, s.median)
+        return TableInput(s.n_numeric, s.cardinalities, s.mean, s.std, s.median, s.missing)
     return FlatInput(s.shape, s.mean, s.std)
 
 

@@ -51,13 +51,14 @@ class TableInput(nn.Module):
     """Turn the encoded columns of a table into one dense row.
 
     Numeric columns come first: NaN is replaced by the column's training median, the value is standardised, and
-    one indicator per column says whether it was missing. Categorical columns follow as codes (0 unseen,
+    one indicator per column of ``missing`` says whether it was missing. Categorical columns follow as codes (0 unseen,
     1 missing, 2.. known) and are embedded; a code that the table never had counts as unseen, NaN as missing.
 
     Args:
         n_numeric: number of numeric columns.
         cardinalities: codes of every categorical column, the two reserved ones included.
         mean, std, median: per numeric column; empty means 0, 1 and ``mean``.
+        missing: numeric columns that get an indicator; ``None`` means all of them.
 
     Raises:
         ValueError: for a cardinality below 3, or statistics of the wrong length.
@@ -71,6 +72,7 @@ class TableInput(nn.Module):
     median: Tensor
     limits: Tensor
     offsets: Tensor
+    missing: Tensor
 
     def __init__(
         self,
@@ -79,6 +81,7 @@ class TableInput(nn.Module):
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
         median: Sequence[float] = (),
+        missing: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         check_number("n_numeric", n_numeric, low=0, integer=True)
@@ -91,13 +94,15 @@ class TableInput(nn.Module):
         self.n_numeric = n_numeric
         self.standardize = Standardize(n_numeric, mean, std)
         self.register_buffer("median", torch.tensor(median) if median else self.standardize.mean.clone())
+        flagged = torch.tensor(tuple(range(n_numeric) if missing is None else missing), dtype=torch.long)
+        self.register_buffer("missing", flagged, persistent=False)
         limits = torch.tensor(tuple(cardinalities), dtype=torch.long)
         self.register_buffer("limits", limits, persistent=False)
         self.register_buffer("offsets", limits.cumsum(0) - limits, persistent=False)
         # One table for all columns: a single look-up, whatever their number.
         self.width = embedding_width(max(cardinalities)) if cardinalities else 0
         self.embedding = nn.Embedding(max(1, sum(cardinalities)), max(1, self.width)) if cardinalities else None
-        self.out_dim = 2 * n_numeric + self.width * len(cardinalities)
+        self.out_dim = n_numeric + len(flagged) + self.width * len(cardinalities)
 
     def forward(self, x: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch out"]:
         """Return the dense row: values, missing-value indicators, embeddings."""
@@ -107,7 +112,7 @@ class TableInput(nn.Module):
             missing = torch.isnan(numeric)
             filled = torch.where(missing, self.median.to(numeric.dtype), numeric)
             value = self.standardize(filled)
-            parts += [value, missing.to(value.dtype)]
+            parts += [value, missing[:, self.missing].to(value.dtype)]
         if self.embedding is not None:
             raw = x[:, self.n_numeric :]
             code = torch.where(torch.isnan(raw), torch.ones_like(raw), raw).long()
