@@ -1,5 +1,23 @@
 """Metrics: accuracy under shift, calibration, detection, retrieval, similarity of representations, intervals."""
 
+from holdfast.metrics.calibration import (
+    ReliabilityCurve,
+    classwise_ece,
+    expected_calibration_error,
+    fit_temperature,
+    reliability_curve,
+)
+from holdfast.metrics.classification import (
+    WorstGroup,
+    accuracy,
+    balanced_accuracy,
+    balanced_topk_accuracy,
+    brier,
+    macro_f1,
+    nll,
+    topk_accuracy,
+    worst_group,
+)
 from holdfast.metrics.detection import (
     accuracy_at_coverage,
     aupr_in,
@@ -12,6 +30,15 @@ from holdfast.metrics.detection import (
     risk_coverage_curve,
 )
 from holdfast.metrics.gaussian import ClassGroupGaussians, aggregate_mahalanobis
+from holdfast.metrics.intervals import (
+    Interval,
+    bootstrap_interval,
+    bootstrap_mean,
+    hierarchical_bootstrap,
+    paired_difference,
+    t_interval,
+    wilson_interval,
+)
 from holdfast.metrics.overlap import effective_rank, feature_overlap, ridge_r2
 from holdfast.metrics.retrieval import (
     Neighbours,
@@ -37,34 +64,55 @@ from holdfast.metrics.similarity import (
 
 __all__ = [
     "ClassGroupGaussians",
+    "Interval",
     "Neighbours",
+    "ReliabilityCurve",
+    "WorstGroup",
+    "accuracy",
     "accuracy_at_coverage",
     "aggregate_mahalanobis",
     "aupr_in",
     "aupr_out",
     "aurc",
     "auroc",
+    "balanced_accuracy",
+    "balanced_topk_accuracy",
+    "bootstrap_interval",
+    "bootstrap_mean",
+    "brier",
     "cknna",
+    "classwise_ece",
     "cross_space_mrr",
     "effective_rank",
     "excess_aurc",
+    "expected_calibration_error",
     "feature_overlap",
+    "fit_temperature",
     "fpr_at_tpr",
+    "hierarchical_bootstrap",
     "hit_at_k",
     "label_hits",
     "linear_cka",
+    "macro_f1",
     "mean_average_precision",
     "mean_cosine",
     "mrr",
     "mutual_knn",
     "nearest_neighbours",
+    "nll",
     "ood_metrics",
+    "paired_difference",
     "precision_at_k",
     "procrustes_distance",
     "recall_at_k",
     "relevant_counts",
+    "reliability_curve",
     "ridge_r2",
     "risk_coverage_curve",
+    "t_interval",
     "top1",
+    "topk_accuracy",
     "topk_jaccard",
+    "wilson_interval",
+    "worst_group",
 ]

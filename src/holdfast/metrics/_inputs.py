@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast.core.checks import check_finite
+from holdfast.core.checks import check_finite, check_labels
 
-__all__ = ["as_codes", "as_float", "as_pair", "centred", "unit_rows"]
+__all__ = ["as_class_index", "as_codes", "as_float", "as_pair", "as_probabilities", "centred", "unit_rows"]
 
 
 def as_float(name: str, x: Any, *, ndim: int | None = None, dtype: torch.dtype | None = torch.float64) -> Tensor:
@@ -80,3 +80,39 @@ def centred(name: str, z: Tensor) -> Tensor:
     if float(c.norm()) <= 1e-14 * math.sqrt(z.numel()) * float(z.abs().max()):
         raise ValueError(f"{name} is constant over its {len(z)} rows: there is nothing to compare")
     return c
+
+
+def as_class_index(y: Any, n_classes: int, classes: Any = None) -> Tensor:
+    """Return labels as column indices: as they are, or by their place in ``classes``."""
+    if classes is None:
+        t = y.detach() if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))
+        check_labels("y", t, n_classes)
+        return t.long()
+    names = np.asarray(classes)
+    if len(names) != n_classes or len(np.unique(names)) != len(names):
+        raise ValueError(f"classes must name the {n_classes} columns once each, got {len(names)} entries")
+    values = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if values.ndim != 1:
+        raise ValueError(f"y must have shape (n,), got {values.shape}")
+    order = np.argsort(names)
+    place = np.searchsorted(names, values, sorter=order).clip(max=n_classes - 1)
+    index = order[place]
+    unknown = names[index] != values
+    if unknown.any():
+        raise ValueError(f"y holds {values[unknown][0]!r}, which is not among the classes {names.tolist()}")
+    return torch.from_numpy(index.astype(np.int64))
+
+
+def as_probabilities(y: Any, proba: Any, classes: Any = None) -> tuple[Tensor, Tensor]:
+    """Return labels as column indices and probabilities as ``(n, C)`` float64 whose rows sum to 1."""
+    p = as_float("proba", proba, ndim=2)
+    index = as_class_index(y, p.shape[1], classes).to(p.device)
+    if len(index) != len(p):
+        raise ValueError(f"y has {len(index)} labels but proba has {len(p)} rows")
+    bad = (p < 0).any(1) | ((p.sum(1) - 1).abs() > 1e-3)
+    if bool(bad.any()):
+        i = int(bad.nonzero()[0])
+        raise ValueError(
+            f"proba must hold distributions, but row {i} sums to {float(p[i].sum()):g} (min {p[i].min():g})"
+        )
+    return index, p
