@@ -3,6 +3,7 @@
 from holdfast.core.batching import BatchPlan
 from holdfast.core.estimator import Classifier, Estimator, Regressor
 from holdfast.core.inputs import InputEncoder
+from holdfast.core.saving import ModelFileError, load, save
 from holdfast.core.signature import InputSignature
 from holdfast.core.training import NonFiniteLossError, StepInfo, TrainResult, train
 
@@ -12,9 +13,12 @@ __all__ = [
     "Estimator",
     "InputEncoder",
     "InputSignature",
+    "ModelFileError",
     "NonFiniteLossError",
     "Regressor",
     "StepInfo",
     "TrainResult",
+    "load",
+    "save",
     "train",
 ]
