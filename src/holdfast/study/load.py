@@ -1,0 +1,61 @@
+"""From a setting to its samples: read the data, apply the shift, and look at what came."""
+
+from __future__ import annotations
+
+from holdfast.data import DataError, Environments
+from holdfast.study.plan import SettingInfo
+from holdfast.study.sharing import fingerprint
+from holdfast.study.spec import DataSpec, Setting, SpecError
+
+__all__ = ["describe", "load_setting", "reading_options"]
+
+
+def reading_options(spec: DataSpec) -> dict[str, object]:
+    """Return the options of :func:`holdfast.data.read` that a data specification gives."""
+    options = {"label": spec.label, "environment": spec.environment, "text": spec.text}
+    given: dict[str, object] = {k: v for k, v in options.items() if v is not None}
+    return given | ({"attributes": spec.attributes} if spec.attributes else {})
+
+
+def load_setting(setting: Setting) -> Environments:
+    """Read a setting's data and apply its shift.
+
+    Raises:
+        SpecError: naming the setting, with what the reader or the shift said.
+    """
+    from holdfast.data import apply_shift, load_named, read
+
+    spec = setting.data
+    try:
+        if spec.named is not None:
+            data = load_named(spec.named, **spec.options)
+        else:
+            data = read(spec.path, **reading_options(spec))
+        if setting.shift is not None:
+            data = apply_shift(setting.shift.name, data, seed=setting.shift.seed, **setting.shift.params)
+    except (DataError, ValueError, TypeError, OSError) as error:
+        raise SpecError(f"{setting.name}: {error}") from error
+    if data.task != "classification":
+        raise SpecError(
+            f"data.label: {setting.name} has real-valued targets; a study compares classifiers. "
+            "Bin the targets into classes, or give whole numbers or texts"
+        )
+    if len(data.classes) < 2:
+        raise SpecError(f"data.label: {setting.name} has one class ({data.classes[0]!r}); at least two are needed")
+    return data
+
+
+def describe(setting: Setting, data: Environments) -> SettingInfo:
+    """Return what is worth keeping of ``data`` for planning and reporting."""
+    shift = ""
+    if setting.shift is not None:
+        params = ", ".join(f"{k}={v}" for k, v in setting.shift.params.items())
+        shift = f"{setting.shift.name}({params})"
+    return SettingInfo(
+        name=setting.name,
+        fingerprint=fingerprint(data),
+        kind=data.kind,
+        counts={str(k): int(v) for k, v in data.counts.items()},
+        classes=[str(c) for c in data.classes],
+        shift=shift,
+    )
