@@ -143,6 +143,8 @@ def _document(cls: type, state: dict[str, Any], blob: bytes) -> bytes:
         "tensors": {"file": _TENSORS, "bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()},
     }
     try:
+        # What is hashed is what will be read: JSON turns tuples into lists and keys into strings.
+        document = json.loads(json.dumps(document))
         document["sha256"] = _digest(document)
         return json.dumps(document, indent=1, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
