@@ -203,7 +203,7 @@ def random_resized_crops(
         images: floating-point images.
         size: side of the result, pixels.
         scale: smallest and largest share of the image's area.
-        generator: source of randomness, on the CPU.
+        generator: source of randomness, on any device.
         ratio: smallest and largest width over height of the box.
 
     Raises:
@@ -221,14 +221,15 @@ def random_resized_crops(
     if not 0 < low <= high <= 1:
         raise ValueError(f"scale must be 0 < low <= high <= 1, got {scale}")
     n = len(images)
-    u = torch.rand(5, n, generator=generator)
+    device = images.device if generator is None else generator.device
+    u = torch.rand(5, n, generator=generator, device=device)
     area = low + (high - low) * u[0]
     aspect = (math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * u[1]).exp()
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     # In the sampler's coordinates the image is [-1, 1] squared; a box of width w has its centre within 1 - w of 0.
     x, y = (2 * u[2] - 1) * (1 - width), (2 * u[3] - 1) * (1 - height)
     mirror = torch.where(u[4] < 0.5, -1.0, 1.0)
-    zero = torch.zeros(n)
+    zero = torch.zeros_like(x)
     theta = torch.stack([torch.stack([mirror * width, zero, x], 1), torch.stack([zero, height, y], 1)], 1)
     grid = F.affine_grid(theta.to(images), [n, images.shape[1], size, size], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

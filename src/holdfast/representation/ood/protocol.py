@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from holdfast.core.checks import check_finite, check_labels
+from holdfast.core.checks import check_finite, check_labels, check_number
 
 __all__ = ["OODDetector"]
 
@@ -86,6 +86,25 @@ class OODDetector(ABC):
         if f is not None and tuple(f.shape[1:]) != self._shape:
             raise ValueError(f"features must have shape (n, *{self._shape}) as fitted, got {tuple(f.shape)}")
         return self._score(f, z).double().numpy()
+
+    def calibrate(self, features: Any = None, logits: Any = None, *, coverage: float = 0.95) -> Self:
+        """Set ``threshold`` so that the share ``coverage`` of these in-distribution rows lies at or below it.
+
+        Rows that training has seen lie closer than new ones, so give held-out rows.
+
+        Raises:
+            ValueError: for a coverage outside (0, 1), and as :meth:`score`.
+        """
+        check_number("coverage", coverage, low=0, high=1, open_low=True, open_high=True)
+        scores = self.score(features, logits)
+        self.state_["threshold"] = torch.tensor([float(np.quantile(scores, coverage, method="higher"))]).double()
+        return self
+
+    @property
+    def threshold(self) -> float | None:
+        """Score above which a row counts as an outlier; ``None`` before :meth:`calibrate`."""
+        state = getattr(self, "state_", {})
+        return float(state["threshold"]) if "threshold" in state else None
 
     def _inputs(self, features: Any, logits: Any) -> tuple[Tensor | None, Tensor | None]:
         out: list[Tensor | None] = []
