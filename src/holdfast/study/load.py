@@ -32,7 +32,7 @@ def load_setting(setting: Setting) -> Environments:
         else:
             data = read(spec.path, **reading_options(spec))
         if setting.shift is not None:
-            data = apply_shift(setting.shift.name, data, seed=setting.shift.seed, **setting.shift.params)
+            data = apply_shift(data, setting.shift.name, seed=setting.shift.seed, **setting.shift.params)
     except (DataError, ValueError, TypeError, OSError) as error:
         raise SpecError(f"{setting.name}: {error}") from error
     if data.task != "classification":

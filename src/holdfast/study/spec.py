@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -107,11 +106,11 @@ class ShiftSpec(_Strict):
 
     @model_validator(mode="after")
     def _known(self) -> ShiftSpec:
-        from holdfast.data import SHIFTS
+        from holdfast.data import SHIFTS, shift_parameters
 
         if self.name not in SHIFTS:
             raise ValueError(f"name: unknown shift {self.name!r}; {suggest(self.name, SHIFTS)}")
-        known = [p for p in inspect.signature(SHIFTS[self.name]).parameters if p not in ("environments", "seed")]
+        known = shift_parameters(self.name)
         for name in self.params:
             if name not in known:
                 raise ValueError(f"params.{name}: unknown parameter of {self.name}; {suggest(name, known)}")

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from holdfast.study.report.page import render_report, write_report
-from holdfast.study.report.table import print_summary, setting_table
+from holdfast.study.report.table import print_summary, setting_tables
 
-__all__ = ["print_summary", "render_report", "setting_table", "write_report"]
+__all__ = ["print_summary", "render_report", "setting_tables", "write_report"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -12,64 +13,101 @@ from rich.text import Text
 
 from holdfast.study.verdict import shown
 
-__all__ = ["print_summary", "setting_table"]
+__all__ = ["print_summary", "setting_tables"]
 
 
-def _estimate(e: Mapping[str, float] | None, *, signed: bool = False) -> Text:
+def _short(value: float, digits: int, signed: bool) -> str:
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 and not text.startswith(("1.", "+1.", "-1.")) else text
+
+
+def _estimate(e: Mapping[str, float] | None, *, digits: int = 3, signed: bool = False) -> Text:
     if e is None:
         return Text("–", style="dim")
-    form = "+.3f" if signed else ".3f"
-    text = Text(f"{e['mean']:{form}}")
-    return text.append(f"\n{e['low']:{form}} {e['high']:{form}}", style="dim")
+    text = Text(_short(e["mean"], digits, signed))
+    low, high = _short(e["low"], digits, signed), _short(e["high"], digits, signed)
+    return text.append(f"\n{low} {high}", style="dim")
 
 
-def setting_table(setting: Mapping[str, Any], *, oracle: bool = False) -> Table:
-    """Return methods x held-out environments with 95% intervals, best mean first."""
+def _method(row: Mapping[str, Any], setting: Mapping[str, Any]) -> Text:
+    ship = (setting["verdict"] or {}).get("method") == row["method"]
+    name = Text(shown(row["method"]), style="bold green" if ship else "")
+    if ship:
+        name.append("\n← ship", style="green")
+    if row["failed"]:
+        name.append(f"\n{row['failed']} failed", style="red")
+    return name
+
+
+def _ranked(setting: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return sorted(setting["methods"], key=lambda r: -r["average"]["mean"] if "average" in r else 1.0)
+
+
+def setting_tables(setting: Mapping[str, Any], *, width: int = 100, oracle: bool = False) -> list[Table]:
+    """Return methods x held-out environments with 95% intervals, best mean first.
+
+    Environments that do not fit into ``width`` characters go into further tables.
+    """
     baseline = setting["baseline"]
-    ship = (setting["verdict"] or {}).get("method")
     title = setting["name"] + (f" · {setting['shift']}" if setting["shift"] else "")
     mark = " · ORACLE selection (looks at test labels)" if oracle else ""
-    table = Table(
-        title=escape(f"{title} · accuracy on held-out environments, mean and 95% interval{mark}"),
-        title_justify="left",
-        title_style="bold",
-    )
-    table.add_column("method", no_wrap=True)
-    for name in setting["held_out"]:
-        table.add_column(escape(str(name)), justify="right", overflow="fold")
-    for name in ("average", "worst", f"vs {shown(baseline)}", "fit s"):
-        table.add_column(name, justify="right", no_wrap=True)
-    rows = sorted(setting["methods"], key=lambda r: -r["average"]["mean"] if "average" in r else 1.0)
-    for row in rows:
-        name = Text(shown(row["method"]), style="bold green" if row["method"] == ship else "")
-        if row["method"] == ship:
-            name.append(" ← ship", style="green")
-        if row["failed"]:
-            name.append(f"\n{row['failed']} failed", style="red")
-        if "average" not in row:
-            table.add_row(name, *[Text("–", style="dim")] * (len(setting["held_out"]) + 4))
-            continue
-        gap = row.get("difference")
-        difference = _estimate(gap, signed=True)
-        if gap is not None:
-            clear = "green" if gap["low"] > 0 else "red" if gap["high"] < 0 else ""
-            difference.stylize(clear, 0, difference.plain.index("\n")) if clear else None
-        table.add_row(
-            name,
-            *[_estimate(row["environments"][e]["accuracy"]) for e in setting["held_out"]],
-            _estimate(row["average"]),
-            _estimate(row["worst"]),
-            difference,
-            f"{row['fit_seconds']:.2f}",
+    name_width = max(len(shown(r["method"])) for r in setting["methods"]) + 3
+    widths = [max(len(str(e)), 7) + 3 for e in setting["held_out"]]
+    groups: list[list[str]] = [[]]
+    left = width - name_width - 12 - 10 - 14 - 8  # the four summary columns
+    if sum(widths) <= left:
+        groups = [list(setting["held_out"])]
+    else:
+        left = 0
+        for e, w in zip(setting["held_out"], widths):
+            if w > left:
+                groups.append([])
+                left = width - name_width
+            groups[-1].append(e)
+            left -= w
+    tables = []
+    for i, group in enumerate(groups):
+        heading = f"{title} · accuracy on held-out environments, mean and 95% interval{mark}"
+        table = Table(
+            title=escape(heading) if i == 0 else None,
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
         )
-    return table
+        table.add_column("method", no_wrap=True)
+        for e in group:
+            table.add_column(escape(str(e)), justify="right", overflow="fold")
+        if i == 0:
+            for column in ("average", "worst", f"vs {shown(baseline)}", "fit s"):
+                table.add_column(column, justify="right", no_wrap=True)
+        for row in _ranked(setting):
+            table.add_row(_method(row, setting), *_cells(row, group, summary=i == 0))
+        tables.append(table)
+    return tables
+
+
+def _cells(row: Mapping[str, Any], group: Sequence[str], *, summary: bool) -> list[Text]:
+    if "average" not in row:
+        return [Text("–", style="dim")] * (len(group) + 4 * summary)
+    cells = [_estimate(row["environments"][e]["accuracy"], digits=2) for e in group]
+    if not summary:
+        return cells
+    gap = row.get("difference")
+    difference = _estimate(gap, signed=True)
+    clear = "" if gap is None else "green" if gap["low"] > 0 else "red" if gap["high"] < 0 else ""
+    if clear:
+        difference.stylize(clear, 0, difference.plain.index("\n"))
+    average, worst = _estimate(row["average"]), _estimate(row["worst"], digits=2)
+    return [*cells, average, worst, difference, Text(f"{row['fit_seconds']:.2f}")]
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """Print every setting's table, verdict and failures."""
     for setting in summary["settings"]:
         console.print()
-        console.print(setting_table(setting, oracle=summary["oracle"]))
+        for table in setting_tables(setting, width=console.width, oracle=summary["oracle"]):
+            console.print(table)
         found = setting["verdict"]
         if found is None:
             console.print("[red]No method finished on every held-out environment.[/red]")
