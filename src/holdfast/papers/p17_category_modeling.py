@@ -269,7 +269,7 @@ def _experiment(scale: Scale, seed: int) -> dict[str, float]:
     for name, row in rows.items():
         _categories(name, setting, world, seed, values, gamma=0.05, **row)
     images = _composed(seed, 8, 4, *((1600, 800) if small else (320, 80)))
-    convolution = _Setting(_convnet, 128, 64, epochs=10 if small else 2, batch=64, noise=0.05)
+    convolution = _Setting(_convnet, 128, 64, epochs=16 if small else 2, batch=64, noise=0.05)
     _post_hoc(convolution, images, seed, values, "_images")
     _categories("hvcm", convolution, images, seed, values, n_groups=8, d=8, gamma=0.05, tag="_images")
     return values
