@@ -18,6 +18,8 @@ from holdfast.nn.backbones import (
     list_backbones,
     make_backbone,
 )
+from holdfast.nn.learner import Batch, FitContext, NeuralClassifier, NeuralRegressor, learner
+from holdfast.nn.network import Network
 from holdfast.nn.standardize import Standardize
 
 __all__ = [
@@ -27,16 +29,22 @@ __all__ = [
     "SIZES",
     "Attention",
     "BackboneEntry",
+    "Batch",
     "ConvNet",
     "DeepSets",
+    "FitContext",
     "GraphNet",
     "HashedText",
+    "Network",
+    "NeuralClassifier",
+    "NeuralRegressor",
     "ResNet",
     "SetAttention",
     "Standardize",
     "TransformerBlock",
     "TransformerText",
     "ViT",
+    "learner",
     "list_backbones",
     "make_backbone",
 ]
