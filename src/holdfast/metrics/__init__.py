@@ -1,4 +1,5 @@
-"""Metrics: accuracy under shift, calibration, detection, retrieval, similarity of representations, intervals."""
+"""Metrics: accuracy under shift, calibration, detection, retrieval, similarity and invariance of
+representations, Gaussians, transport, intervals."""
 
 from holdfast.metrics.calibration import (
     ReliabilityCurve,
@@ -39,6 +40,7 @@ from holdfast.metrics.intervals import (
     t_interval,
     wilson_interval,
 )
+from holdfast.metrics.invariance import EnvironmentProbe, environment_probe, equivariance_error, invariance_error
 from holdfast.metrics.overlap import effective_rank, feature_overlap, ridge_r2
 from holdfast.metrics.retrieval import (
     Neighbours,
@@ -61,9 +63,11 @@ from holdfast.metrics.similarity import (
     procrustes_distance,
     topk_jaccard,
 )
+from holdfast.metrics.transport import energy_distance, gaussian_w2, gaussian_w2_moments, mmd2, sliced_wasserstein
 
 __all__ = [
     "ClassGroupGaussians",
+    "EnvironmentProbe",
     "Interval",
     "Neighbours",
     "ReliabilityCurve",
@@ -84,18 +88,25 @@ __all__ = [
     "classwise_ece",
     "cross_space_mrr",
     "effective_rank",
+    "energy_distance",
+    "environment_probe",
+    "equivariance_error",
     "excess_aurc",
     "expected_calibration_error",
     "feature_overlap",
     "fit_temperature",
     "fpr_at_tpr",
+    "gaussian_w2",
+    "gaussian_w2_moments",
     "hierarchical_bootstrap",
     "hit_at_k",
+    "invariance_error",
     "label_hits",
     "linear_cka",
     "macro_f1",
     "mean_average_precision",
     "mean_cosine",
+    "mmd2",
     "mrr",
     "mutual_knn",
     "nearest_neighbours",
@@ -109,6 +120,7 @@ __all__ = [
     "reliability_curve",
     "ridge_r2",
     "risk_coverage_curve",
+    "sliced_wasserstein",
     "t_interval",
     "top1",
     "topk_accuracy",
