@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import subprocess
@@ -475,7 +476,7 @@ def test_bfloat16_runs_the_whole_loss_under_autocast_and_keeps_the_weights_in_32
 
 SCRIPT = textwrap.dedent(
     """
-    import os, sys, torch
+    import json, os, sys, torch
     from torch import nn
     from holdfast.core.batching import Batches, BatchPlan
     from holdfast.core.training import NonFiniteLossError, train
@@ -483,56 +484,111 @@ SCRIPT = textwrap.dedent(
     torch.manual_seed(5)
     x, y = torch.randn(64, 4), torch.randn(64, 1)
     source = Batches(BatchPlan(64, 16, seed=100), lambda rows: (x[rows], y[rows]))
+    folder = sys.argv[1]
+
+    class Stop(Exception):
+        pass
 
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.body, self.head, self.spare = nn.Linear(4, 8), nn.Linear(8, 1), nn.Linear(8, 1)
+            self.body, self.head, self.spare = nn.Linear(4, 7), nn.Linear(7, 1), nn.Linear(7, 1)
         def features(self, x):
             return self.body(x).tanh()
 
     def loss(net, batch, info):
         return (net.head(net.features(batch[0])) - batch[1]).square().mean()
 
+    def stops(net, batch, info):
+        if info.step == 23:
+            raise Stop
+        return loss(net, batch, info)
+
     def bad(net, batch, info):
         mine = info.step == 20 and os.environ.get("LOCAL_RANK", "0") == "1"
         return loss(net, batch, info) * (float("nan") if mine else 1.0)
+
+    def validate(net):
+        return -float((net.head(net.features(x)) - y).square().mean())
 
     def net():
         torch.manual_seed(6)
         return Net()
 
-    options = dict(steps=30, optimizer="sgd", lr=0.05, schedule="cosine", device="cpu", seed=100, ema=0.9)
-    two = net()
-    result = train(two, loss, source, devices=2, strategy="ddp", accumulate=2, log_every=10, **options)
-    try:
-        train(net(), bad, source, devices=2, strategy="ddp", checkpoint=sys.argv[1], checkpoint_every=5, **options)
-        error = None
-    except NonFiniteLossError as e:
-        error = e.step
-    if os.environ["LOCAL_RANK"] == "0":
-        one = net()
-        same = train(one, loss, source, accumulate=2, log_every=10, **options)
-        gap = max(float((a - b).abs().max()) for a, b in zip(one.parameters(), two.parameters()))
-        losses = max(abs(a["loss"] - b["loss"]) for a, b in zip(result.history, same.history))
-        print(gap < 1e-5, losses < 1e-5, error, torch.load(sys.argv[1] + "/last.pt", weights_only=True)["done"])
+    def gap(a, b):
+        return max(float((u - v).detach().abs().max()) for u, v in zip(a.parameters(), b.parameters()))
+
+    base = dict(steps=30, optimizer="adamw", lr=0.02, schedule="cosine", device="cpu", seed=100, accumulate=2,
+                clip_norm=1.0, ema=0.9, log_every=10, validate=validate, validate_every=6)
+    one = net()
+    alone = train(one, loss, source, **base)
+    found = {}
+    for strategy in ("ddp_find_unused_parameters_true", "fsdp"):
+        options = dict(base, devices=2, strategy=strategy)
+        kept = os.path.join(folder, strategy)
+        two, again = net(), net()
+        together = train(two, loss, source, **options)
+        try:
+            train(net(), stops, source, checkpoint=kept, checkpoint_every=7, **options)
+        except Stop:
+            pass
+        resumed = train(again, loss, source, checkpoint=kept, resume=True, **options)
+        losses = [abs(a["loss"] - b["loss"]) for a, b in zip(together.history, alone.history, strict=True)]
+        try:
+            train(net(), bad, source, checkpoint=os.path.join(kept, "bad"), checkpoint_every=5,
+                  **dict(options, accumulate=1))
+        except NonFiniteLossError as e:
+            found[strategy] = {"bad step": e.step}
+        found[strategy] |= {
+            "weights": gap(one, two), "losses": max(losses), "score": together.best_score - alone.best_score,
+            "resumed": gap(two, again), "history": resumed.history == together.history,
+            "plain": all(type(p) is nn.Parameter for p in two.parameters()),
+            "kept": torch.load(os.path.join(kept, "bad", "last.pt"), weights_only=True)["done"],
+        }
+    with open(os.path.join(folder, "rank" + os.environ["LOCAL_RANK"]), "w") as f:
+        json.dump(found, f)
     """
 )
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one_does_and_stop_together_on_a_bad_loss(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "script.py").write_text(SCRIPT)
     run = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "kept")],
+        [sys.executable, str(folder / "script.py"), str(folder)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.split()[-4:] == ["True", "True", "21", "20"]
+    return [json.loads((folder / f"rank{r}").read_text()) for r in (0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_find_unused_parameters_true", "fsdp"])
+def test_two_processes_train_as_one_does(two_processes, strategy):
+    for found in two_processes:
+        assert found[strategy]["weights"] < 1e-5
+        assert found[strategy]["losses"] < 1e-5
+        assert abs(found[strategy]["score"]) < 1e-5
+        assert found[strategy]["plain"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_find_unused_parameters_true", "fsdp"])
+def test_two_processes_resume_bit_for_bit(two_processes, strategy):
+    for found in two_processes:
+        assert found[strategy]["resumed"] == 0
+        assert found[strategy]["history"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_find_unused_parameters_true", "fsdp"])
+def test_two_processes_stop_together_when_one_loss_is_bad(two_processes, strategy):
+    for found in two_processes:
+        assert (found[strategy]["bad step"], found[strategy]["kept"]) == (21, 20)
 
 
 # -- refusals --------------------------------------------------------------------------------------------------
@@ -551,7 +607,8 @@ def test_two_processes_train_as_one_does_and_stop_together_on_a_bad_loss(tmp_pat
         ({"ema": 1.0}, "ema must be in"),
         ({"precision": "8"}, "precision must be one of"),
         ({"precision": "16-mixed"}, "16-mixed"),
-        ({"strategy": "fsdp"}, "needs CUDA"),
+        ({"strategy": "dp"}, "strategy must be one of"),
+        ({"device": "cuda:99"}, "was asked for"),
         ({"devices": 2}, "needs strategy"),
         ({"device": "abacus"}, "device must be"),
         ({"patience": 2}, "patience needs validate"),

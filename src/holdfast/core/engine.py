@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -17,7 +16,7 @@ from holdfast.core.ema import WeightAverage
 __all__ = ["PRECISIONS", "STRATEGIES", "DirectEngine", "FabricEngine", "make_engine", "pick_device"]
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-STRATEGIES = ("auto", "ddp", "fsdp")
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp")
 
 Loss = Callable[[nn.Module, Any, Any], "Tensor | Mapping[str, Tensor]"]
 
@@ -268,14 +267,8 @@ class FabricEngine(DirectEngine):
 
 
 def _fabric_strategy(strategy: str, devices: int | list[int]) -> Any:
-    if strategy == "auto":
-        return "auto"
-    if strategy == "ddp":
-        from lightning_fabric.strategies import DDPStrategy
-
-        # A loss may leave part of the network out at some steps (warm-up phases), so unused parameters are looked for.
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified", category=UserWarning)
-        return DDPStrategy(find_unused_parameters=True)
+    if strategy != "fsdp":
+        return strategy
     from lightning_fabric.strategies import ModelParallelStrategy
     from torch.distributed.fsdp import fully_shard
 
@@ -341,8 +334,8 @@ def make_engine(
         devices = torch.cuda.device_count() if chosen.type == "cuda" and strategy != "auto" else 1
     if not isinstance(devices, list):
         devices = int(check_number("devices", devices, low=1, integer=True))
-    if strategy == "fsdp" and chosen.type != "cuda":
-        raise ValueError(f"strategy='fsdp' needs CUDA devices, but the device is {chosen}; use 'ddp' or 'auto'")
+    if strategy != "auto" and chosen.type == "mps":
+        raise ValueError(f"strategy={strategy!r} needs CUDA devices or the CPU, but the device is {chosen}")
     if precision == "16-mixed" and chosen.type == "cpu":
         raise ValueError("precision='16-mixed' needs a GPU; on the CPU use 'bf16-mixed' or '32-true'")
     several = devices != 1 and devices != [chosen.index]

@@ -97,8 +97,10 @@ def train(
         precision: "32-true", "bf16-mixed", or "16-mixed" (GPU only).
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         devices: how many (or which) devices; several need a strategy.
-        strategy: "auto" (one device), "ddp", or "fsdp" (CUDA only). With several processes the calling script is
-            started once per device; ``batches`` is sharded here.
+        strategy: "auto" (one device), "ddp" (every process holds the weights),
+            "ddp_find_unused_parameters_true" (the same, for losses that leave part of the module out at some
+            steps), or "fsdp" (weights and optimizer state are split over the processes). With several processes
+            the calling script is started once per device, and ``batches`` is sharded here.
         validate: from module (evaluation mode, no gradients) to a score, higher is better.
         validate_every: steps between validations; default a tenth of ``steps``. The last step is validated too.
         patience: validations without a better score before training stops.
