@@ -3,6 +3,7 @@
 from holdfast.data.environments import Environments
 from holdfast.data.errors import DataError, DataWarning
 from holdfast.data.loader import EnvironmentBatch, EnvironmentLoader
+from holdfast.data.named import describe_named, is_local, list_named, load_named, named_file, named_options
 from holdfast.data.readers import (
     column_types,
     iter_images,
@@ -25,9 +26,15 @@ __all__ = [
     "EnvironmentLoader",
     "Environments",
     "column_types",
+    "describe_named",
+    "is_local",
     "iter_images",
     "iter_table",
+    "list_named",
     "load_images",
+    "load_named",
+    "named_file",
+    "named_options",
     "read",
     "read_frame",
     "read_graphs",
