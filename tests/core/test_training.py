@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -212,6 +213,12 @@ def test_resuming_a_finished_run_returns_it(tmp_path):
     second = fit(b, killed_at(0, noisy), ema=0.9, checkpoint=tmp_path, resume=True)
     assert second.history == first.history
     assert same(a, b)
+
+
+def test_settings_given_as_numpy_scalars_can_be_checkpointed_and_resumed(tmp_path):
+    options = {"lr": np.float64(0.01), "steps": np.int64(20), "weight_decay": np.float32(0.1), "ema": np.float64(0.9)}
+    first = fit(network(), checkpoint=tmp_path, **options)
+    assert fit(network(), checkpoint=tmp_path, resume=True, **options).history == first.history
 
 
 def test_resume_without_a_checkpoint_starts_at_the_beginning(tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
 __all__ = ["CheckpointError", "atomic_write", "checkpoint_path", "read_checkpoint", "write_checkpoint"]
@@ -55,7 +56,7 @@ def checkpoint_path(folder: str | os.PathLike[str]) -> Path:
 def write_checkpoint(folder: str | os.PathLike[str], state: dict[str, Any]) -> Path:
     """Write ``state`` (tensors, numbers, strings, lists and dictionaries) as the folder's only checkpoint."""
     path = checkpoint_path(folder)
-    return atomic_write(path, lambda f: torch.save({"format": FORMAT, **state}, f))
+    return atomic_write(path, lambda f: torch.save({"format": FORMAT, **_plain(state)}, f))
 
 
 def read_checkpoint(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -69,7 +70,12 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        # PyTorch's message advises loading it anyway, which would run whatever code the file names.
+        raise CheckpointError(
+            f"{path} holds something other than tensors and plain values, or is damaged; delete it to start anew"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is not a readable checkpoint ({error}); delete it to start anew") from error
     if not isinstance(state, dict) or "format" not in state:
         raise CheckpointError(f"{path} is not a checkpoint of this library; delete it to start anew")
@@ -78,3 +84,12 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
             f"{path} has format {state['format']}, this version reads up to {FORMAT}: upgrade holdfast"
         )
     return state
+
+
+def _plain(value: Any) -> Any:
+    """Replace NumPy scalars, which a checkpoint cannot hold, by Python's numbers."""
+    if isinstance(value, dict):
+        return {_plain(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
+    return value.item() if isinstance(value, np.generic) else value

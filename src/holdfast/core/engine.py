@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from holdfast.core.checks import check_choice, check_number
 from holdfast.core.ema import WeightAverage
+from holdfast.core.sharding import Unsharded, same_shape, split_like, unshard_for_good, whole
 
 __all__ = ["PRECISIONS", "STRATEGIES", "DirectEngine", "FabricEngine", "make_engine", "pick_device"]
 
@@ -215,12 +216,12 @@ class FabricEngine(DirectEngine):
         self.fabric.barrier()
 
     def gathered(self) -> AbstractContextManager[Any]:
-        return _Unsharded(self.whole) if self.sharded else nullcontext()
+        return Unsharded(self.whole) if self.sharded else nullcontext()
 
     def weights(self) -> dict[str, Tensor]:
         if not self.sharded:
             return super().weights()
-        return {k: _whole(v).detach().clone() for k, v in self.whole.state_dict().items() if isinstance(v, Tensor)}
+        return {k: whole(v).detach().clone() for k, v in self.whole.state_dict().items() if isinstance(v, Tensor)}
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         if not self.sharded:
@@ -229,12 +230,12 @@ class FabricEngine(DirectEngine):
         with torch.no_grad():
             for name, held in self.whole.state_dict(keep_vars=True).items():
                 if isinstance(held, Tensor):
-                    held.copy_(_like(weights[name].to(self.device), held))
+                    held.copy_(split_like(weights[name].to(self.device), held))
 
     def optimizer_state(self) -> dict[str, Any]:
         state = self.optimizer.state_dict()
         if self.sharded:
-            state["state"] = {i: {k: _whole(v) for k, v in s.items()} for i, s in state["state"].items()}
+            state["state"] = {i: {k: whole(v) for k, v in s.items()} for i, s in state["state"].items()}
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
         return {"optimizer": state, "scaler": scaler.state_dict() if scaler is not None else {}}
 
@@ -244,7 +245,7 @@ class FabricEngine(DirectEngine):
             shaped = {}
             for i, p in enumerate(self.params):
                 saved = inner["state"].get(i, {})
-                shaped[i] = {k: _like(v.to(self.device), p) if _matches(v, p) else v for k, v in saved.items()}
+                shaped[i] = {k: split_like(v.to(self.device), p) if same_shape(v, p) else v for k, v in saved.items()}
             inner = {**inner, "state": shaped}
         self.optimizer.load_state_dict(inner)
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
@@ -253,17 +254,15 @@ class FabricEngine(DirectEngine):
 
     def average_state(self, average: WeightAverage) -> dict[str, Any]:
         state = average.state_dict()
-        return {**state, "mean": [_whole(m) for m in state["mean"]]}
+        return {**state, "mean": [whole(m) for m in state["mean"]]}
 
     def load_average_state(self, average: WeightAverage, state: dict[str, Any]) -> None:
-        means = [_like(saved.to(self.device), m) for saved, m in zip(state["mean"], average.mean, strict=True)]
+        means = [split_like(saved.to(self.device), m) for saved, m in zip(state["mean"], average.mean, strict=True)]
         average.load_state_dict({**state, "mean": means})
 
     def finish(self) -> None:
-        if not self.sharded:
-            return
-        whole = {name: _whole(p).detach().clone() for name, p in self.whole.named_parameters()}
-        _unshard_for_good(self.whole, whole)
+        if self.sharded:
+            unshard_for_good(self.whole)
 
 
 def _fabric_strategy(strategy: str, devices: int | list[int]) -> Any:
@@ -277,46 +276,6 @@ def _fabric_strategy(strategy: str, devices: int | list[int]) -> Any:
 
     count = devices if isinstance(devices, int) else len(devices)
     return ModelParallelStrategy(shard, data_parallel_size=count, tensor_parallel_size=1)
-
-
-class _Unsharded(AbstractContextManager[None]):
-    def __init__(self, module: Any) -> None:
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.module.unshard()
-
-    def __exit__(self, *_: object) -> None:
-        self.module.reshard()
-
-
-def _whole(t: Any) -> Any:
-    return t.full_tensor() if hasattr(t, "full_tensor") else t
-
-
-def _matches(value: Any, parameter: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim > 0
-
-
-def _like(value: Tensor, held: Tensor) -> Tensor:
-    """Return ``value`` split over the processes as ``held`` is."""
-    if not hasattr(held, "device_mesh"):
-        return value
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(value, held.device_mesh, held.placements)  # type: ignore[attr-defined]
-
-
-def _unshard_for_good(module: nn.Module, whole: dict[str, Tensor]) -> None:
-    """Replace the parameters split over processes by whole ones; shared parameters stay shared."""
-    made: dict[int, nn.Parameter] = {}
-    names = {id(p): name for name, p in module.named_parameters()}
-    for owner in module.modules():
-        for key, p in list(owner._parameters.items()):
-            if p is not None:
-                if id(p) not in made:
-                    made[id(p)] = nn.Parameter(whole[names[id(p)]], requires_grad=p.requires_grad)
-                owner._parameters[key] = made[id(p)]
 
 
 def make_engine(

@@ -1,14 +1,12 @@
-"""One training run in progress: feeding, stepping, looking at the loss, scoring, keeping the last good state."""
+"""One training run in progress: stepping, looking at the loss, scoring, keeping the last good state."""
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,48 +16,15 @@ from torch import Tensor, nn
 from holdfast.core.checkpoint import CheckpointError, checkpoint_path, read_checkpoint, write_checkpoint
 from holdfast.core.ema import WeightAverage
 from holdfast.core.engine import DirectEngine
+from holdfast.core.feed import Feed
 from holdfast.core.progress import ProgressBar
+from holdfast.core.results import NonFiniteLossError, TrainResult
 from holdfast.core.steps import StepInfo, StepSeeds
 
-__all__ = ["Feed", "NonFiniteLossError", "Rhythm", "Run", "TrainResult"]
+__all__ = ["Rhythm", "Run"]
 
 _LOOK_EVERY = 16
 """Steps between two looks at the losses where a look waits for the device or for other processes."""
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss or the weights became NaN or infinite.
-
-    Attributes:
-        step: the optimizer step, counted from 1.
-        checkpoint: the last good checkpoint, if there is one.
-    """
-
-    def __init__(self, message: str, step: int, checkpoint: Path | None) -> None:
-        super().__init__(message)
-        self.step, self.checkpoint = step, checkpoint
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run did.
-
-    Attributes:
-        steps: optimizer steps done.
-        seconds: wall time of the loop, those before a resume included.
-        history: one record per ``log_every`` steps and per validation: "step" (steps done), "epoch", "lr", "loss"
-            and the loss's other entries as means since the last record, "score" where validated.
-        best_step: steps done when the best score was reached; ``steps`` without validation.
-        best_score: best validation score, or ``None``.
-        stopped_early: whether ``patience`` ran out.
-    """
-
-    steps: int
-    seconds: float
-    history: list[dict[str, float]]
-    best_step: int
-    best_score: float | None
-    stopped_early: bool
 
 
 @dataclass(frozen=True)
@@ -79,51 +44,6 @@ class Rhythm:
         """Return the next step after which anything is due."""
         marks = [every * (done // every + 1) for every in (self.log, self.validate, self.checkpoint) if every]
         return min([self.steps, *marks])
-
-
-class Feed:
-    """Batch ``k`` of a run, for one process of several; can start anywhere."""
-
-    def __init__(self, batches: Any, rank: int, world_size: int) -> None:
-        self._first, self._stride = 0, 1
-        if world_size > 1:
-            if hasattr(batches, "shard"):
-                batches = batches.shard(rank, world_size)
-            else:
-                self._first, self._stride = rank, world_size
-        self._batches = batches
-        self.length = len(batches) // self._stride
-        if self.length == 0:
-            raise ValueError(f"an epoch has {len(batches)} batches, too few for {world_size} processes")
-        self._can_start = "start" in inspect.signature(batches.epoch).parameters
-        self._iterator: Iterator[Any] | None = None
-        self.epoch = 0
-
-    def take(self, k: int, seeds: StepSeeds) -> Any:
-        """Return batch ``k``, counted over all epochs."""
-        epoch, place = divmod(k, self.length)
-        if self._iterator is None or place == 0:
-            self._iterator = self._open(epoch, place, k, seeds)
-        try:
-            return next(self._iterator)
-        except StopIteration:
-            raise ValueError(
-                f"batches.epoch({epoch}) ended after {place} batches, but len(batches) promises {self.length}"
-            ) from None
-
-    def _open(self, epoch: int, place: int, k: int, seeds: StepSeeds) -> Iterator[Any]:
-        self.epoch = epoch
-        if self._can_start:
-            source = self._batches.epoch(epoch, start=place * self._stride)
-            return islice(iter(source), self._first, None, self._stride)
-        # Batches passed over are drawn under the seeds they had, as drawing may use the global generators.
-        seeds.restart(k - place)
-        iterator = islice(iter(self._batches.epoch(epoch)), self._first, None, self._stride)
-        for passed in range(k - place, k):
-            seeds.restart(passed)
-            next(iterator, None)
-        seeds.restart(k)
-        return iterator
 
 
 @dataclass
@@ -267,7 +187,7 @@ class Run:
             self._keep()
 
     def _record(self, score: float | None) -> None:
-        record: dict[str, float] = {"step": self.done, "epoch": self.feed.epoch, "lr": self._groups[0]["lr"]}
+        record: dict[str, float] = {"step": self.done, "epoch": self.feed.epoch, "lr": float(self._groups[0]["lr"])}
         if self._losses:
             record["loss"] = sum(self._losses) / len(self._losses)
         for name, values in self._entries.items():

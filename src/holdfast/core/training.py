@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,30 +14,16 @@ from torch.optim import Optimizer
 from holdfast.core.checks import check_number
 from holdfast.core.ema import WeightAverage
 from holdfast.core.engine import make_engine
+from holdfast.core.feed import BatchSource, Feed
 from holdfast.core.optimizers import make_optimizer
 from holdfast.core.progress import ProgressBar
 from holdfast.core.random import isolated_rng
-from holdfast.core.run import Feed, NonFiniteLossError, Rhythm, Run, TrainResult
+from holdfast.core.results import NonFiniteLossError, TrainResult
+from holdfast.core.run import Rhythm, Run
 from holdfast.core.schedules import make_schedule
 from holdfast.core.steps import StepInfo, StepSeeds
 
 __all__ = ["BatchSource", "NonFiniteLossError", "StepInfo", "TrainResult", "train"]
-
-
-class BatchSource(Protocol):
-    """What :func:`train` iterates over.
-
-    ``epoch`` may take a second argument ``start`` (batches to leave out, when a run resumes), and there may be
-    ``shard(rank, world_size)``, which returns the part of one process; without it whole batches are dealt out.
-    """
-
-    def __len__(self) -> int:
-        """Return the number of batches of an epoch."""
-        ...
-
-    def epoch(self, e: int, /) -> Iterator[Any]:
-        """Return the batches of epoch ``e``, the same at every call."""
-        ...
 
 
 def train(
@@ -166,7 +152,7 @@ def train(
         "momentum": momentum,
         "decay_norms_and_biases": decay_norms_and_biases,
         "schedule": schedule,
-        "milestones": list(milestones),
+        "milestones": [float(m) for m in milestones],
         "gamma": gamma,
         "warmup": warmup,
         "min_lr": min_lr,
