@@ -23,7 +23,8 @@ def load_setting(setting: Setting) -> Environments:
     Raises:
         SpecError: naming the setting, with what the reader or the shift said.
     """
-    from holdfast.data import apply_shift, load_named, read
+    from holdfast.data import load_named, read
+    from holdfast.data.shifts import apply_shift
 
     spec = setting.data
     try:

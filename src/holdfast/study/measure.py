@@ -13,12 +13,12 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from holdfast.core.random import spawn_seed
-from holdfast.data import DataError, Environments
+from holdfast.data import Environments
 from holdfast.metrics import aurc, auroc, fpr_at_tpr, risk_coverage_curve
 from holdfast.representation.trust import DistrustScore
 from holdfast.study.methods import build
 from holdfast.study.plan import Cell
-from holdfast.study.scores import calibration_points, classification_scores, environment_probe
+from holdfast.study.scores import calibration_points, classification_scores
 from holdfast.study.store import Outcome
 
 __all__ = ["COVERAGES", "Parts", "one_thread", "parts_of", "run_cell"]
@@ -187,15 +187,16 @@ class _Trust:
         }
 
     def probe(self) -> dict[str, float] | None:
-        """How well the training environment can be read off the representation, and the share of the largest."""
+        """How well the training environment can be read off the representation, and what chance would give."""
         if self.score is None or len(self.score.environments_) < 2:
             return None
+        z = np.concatenate([self.z_calibration, self.z_check])
+        names = np.concatenate([self.calibration.environment_names, self.check.environment_names])
         try:
-            return environment_probe(
-                self.z_calibration, self.calibration.environment_names, self.z_check, self.check.environment_names
-            )
-        except (ValueError, DataError):
+            found = environment_probe(z, names, n_folds=3, max_samples=1500, seed=self.seed)
+        except ValueError:  # an environment with fewer samples than folds
             return None
+        return {"accuracy": found.balanced_accuracy, "chance": found.chance}
 
 
 def _accuracy_at(wrong: np.ndarray, distrust: np.ndarray) -> list[float]:

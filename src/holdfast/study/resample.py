@@ -18,8 +18,8 @@ def interval(point: float, draws: Float[np.ndarray, " draws"], level: float = 0.
     """Return a point with the percentile interval of its draws.
 
     Example:
-        >>> interval(0.5, np.linspace(0, 1, 101), level=0.9)
-        {'mean': 0.5, 'low': 0.05, 'high': 0.95}
+        >>> interval(50.0, np.arange(101.0), level=0.5)
+        {'mean': 50.0, 'low': 25.0, 'high': 75.0}
     """
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return {"mean": float(point), "low": float(low), "high": float(high)}

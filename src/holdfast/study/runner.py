@@ -77,10 +77,10 @@ def run_study(
         SpecError: when data and specification do not fit, before any cell runs.
 
     Example:
-        >>> import tempfile
-        >>> spec = parse_spec({"data": {"named": "digits"}, "methods": ["erm"], "seeds": 1})
-        >>> run_study(spec, tempfile.mkdtemp()).summary["cells"]["failed"]  # doctest: +SKIP
-        0
+        >>> from holdfast.study import parse_spec
+        >>> spec = parse_spec({"data": {"named": "sklearn-digits"}, "methods": ["erm"], "seeds": 1})
+        >>> finished = run_study(spec, "runs/digits")  # doctest: +SKIP
+        >>> finished.summary["settings"][0]["verdict"]["sentence"]  # doctest: +SKIP
     """
     from holdfast.study.report import write_report
     from holdfast.study.ship import ship_model

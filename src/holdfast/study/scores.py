@@ -1,17 +1,14 @@
-"""The scores of a cell: classification, calibration, and how much of the environment a representation keeps."""
+"""The scores of a cell: classification and calibration."""
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from jaxtyping import Float, Int
 
 from holdfast.metrics.calibration import expected_calibration_error, reliability_curve
 from holdfast.metrics.classification import accuracy, balanced_accuracy, brier, macro_f1, nll
 
-__all__ = ["calibration_points", "classification_scores", "environment_probe"]
+__all__ = ["calibration_points", "classification_scores"]
 
 
 def classification_scores(p: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> dict[str, float]:
@@ -44,26 +41,3 @@ def calibration_points(
     """
     curve = reliability_curve(labels, p, n_bins)
     return [[round(float(c), 5), round(float(a), 5), int(n)] for c, a, n in zip(*curve)]
-
-
-def environment_probe(
-    z: Float[np.ndarray, "n d"],
-    environment: Shaped[np.ndarray, " n"],
-    z_test: Float[np.ndarray, "m d"],
-    environment_test: Shaped[np.ndarray, " m"],
-) -> dict[str, float]:
-    """Return how often a logistic regression on ``z`` tells the environment of ``z_test``, and the largest share.
-
-    Accuracy above chance means that the representation still says where a sample comes from.
-
-    Example:
-        >>> z, e = np.array([[-1.0], [1.0]] * 20), np.array(["A", "B"] * 20)
-        >>> environment_probe(z, e, z, e)
-        {'accuracy': 1.0, 'chance': 0.5}
-    """
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(z, environment)
-    largest = np.unique(environment_test, return_counts=True)[1].max()
-    return {
-        "accuracy": accuracy(environment_test, probe.predict(z_test)),
-        "chance": float(largest / len(environment_test)),
-    }

@@ -106,7 +106,7 @@ class ShiftSpec(_Strict):
 
     @model_validator(mode="after")
     def _known(self) -> ShiftSpec:
-        from holdfast.data import SHIFTS, shift_parameters
+        from holdfast.data.shifts import SHIFTS, shift_parameters
 
         if self.name not in SHIFTS:
             raise ValueError(f"name: unknown shift {self.name!r}; {suggest(self.name, SHIFTS)}")
@@ -207,9 +207,9 @@ class StudySpec(_Strict):
     """A study: settings x methods x held-out environments x seeds x trials, and how to run it.
 
     Example:
-        >>> spec = parse_spec({"data": {"named": "digits"}, "methods": ["erm"], "seeds": 2})
+        >>> spec = parse_spec({"data": {"named": "sklearn-digits"}, "methods": ["erm"], "seeds": 2})
         >>> spec.seeds, spec.settings[0].data.named
-        ((0, 1), 'digits')
+        ((0, 1), 'sklearn-digits')
     """
 
     name: str = Field(default="study", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -349,7 +349,7 @@ def parse_spec(fields: Mapping[str, Any]) -> StudySpec:
         SpecError: one line per wrong field, each with the field's name.
 
     Example:
-        >>> parse_spec({"data": {"named": "digits"}, "methods": ["emr"]})
+        >>> parse_spec({"data": {"named": "sklearn-digits"}, "methods": ["emr"]})
         Traceback (most recent call last):
         ...
         holdfast.study.spec.SpecError: methods[0].name: unknown method 'emr'; did you mean 'erm'? ...

@@ -98,7 +98,7 @@ def _expect(row: Mapping[str, Any]) -> str:
     points = {e: v["accuracy"]["mean"] for e, v in row["environments"].items()}
     low, high = min(points, key=points.__getitem__), max(points, key=points.__getitem__)
     if len(points) == 1:
-        seen = f"as on {low}: {points[low]:.2f}; one held-out environment says little of others"
+        seen = f"{points[low]:.2f}, as on {low}; one held-out environment says little of others"
     else:
         ran = f"from {points[low]:.2f} ({low}) to {points[high]:.2f} ({high})"
         seen = f"{row['average']['mean']:.2f}; on the held-out ones it ran {ran}"
