@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from holdfast.core.arrays import as_tensor
 from holdfast.core.batching import BatchPlan
 from holdfast.data.samples import take
 
@@ -67,8 +67,8 @@ class EnvironmentLoader:
         )
         self._next = 0
         targets = data.labels if data.task == "classification" else data.y.astype(np.float32)
-        self._y = torch.from_numpy(np.array(targets))
-        self._environment = torch.from_numpy(np.array(data.environment))
+        self._y = as_tensor(targets)
+        self._environment = as_tensor(data.environment)
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -77,7 +77,7 @@ class EnvironmentLoader:
         """Yield the batches of epoch ``e``, a pure function of the seed and ``e``."""
         for index in self.plan.epoch(e):
             x = take(self.data.x, index.numpy())
-            x = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
+            x = as_tensor(x) if isinstance(x, np.ndarray) else x
             yield EnvironmentBatch(x, self._y[index], self._environment[index], index)
 
     def __iter__(self) -> Iterator[EnvironmentBatch]:

@@ -28,7 +28,7 @@ def environments_table(data: Environments) -> Table:
     from rich.table import Table
 
     counts = data.describe()
-    table = Table(title=repr(data), title_justify="left", title_style="bold")
+    table = Table(title=f"{data.kind}, {len(data):,} samples, {data.task}", title_justify="left", title_style="bold")
     table.add_column("environment", style="cyan")
     table.add_column("samples", justify="right")
     samples = counts.pop("samples")

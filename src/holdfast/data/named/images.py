@@ -14,6 +14,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
+from holdfast.core.arrays import as_tensor
 from holdfast.core.checks import check_choice, check_number
 from holdfast.data.environments import Environments
 from holdfast.data.named.files import Get
@@ -42,7 +43,7 @@ def resize(x: UInt8[np.ndarray, "n channels height width"], size: int) -> UInt8[
         return x
     out = np.empty((len(x), x.shape[1], size, size), np.uint8)
     for i in range(0, len(x), 4096):
-        block = torch.from_numpy(np.array(x[i : i + 4096])).float()
+        block = as_tensor(x[i : i + 4096]).float()
         small = torch.nn.functional.interpolate(block, size=(size, size), mode="bilinear", antialias=True)
         out[i : i + 4096] = small.round().clamp(0, 255).to(torch.uint8).numpy()
     return out
