@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,17 @@ def update_readme(path: Path, *, check: bool = False, folder: Path | None = None
     if new != text and not check:
         path.write_text(new, encoding="utf-8")
     return new == text
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description="Write the table of verdicts into a README.")
+    parser.add_argument("readme", type=Path)
+    parser.add_argument("--check", action="store_true", help="fail when the table does not agree with the evidence")
+    given = parser.parse_args()
+    agreed = update_readme(given.readme, check=given.check)
+    if given.check and not agreed:
+        parser.exit(1, f"{given.readme}: the table of verdicts differs from the evidence; run `make verdicts`\n")
+
+
+if __name__ == "__main__":
+    _main()
