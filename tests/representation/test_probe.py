@@ -144,15 +144,29 @@ def test_works_inside_model_selection():
     assert search.best_score_ > 0.7
 
 
-def test_state_round_trip_gives_the_same_predictions():
+@pytest.mark.parametrize(
+    "probe",
+    [
+        LinearProbe(),
+        LinearProbe(cosine=True),
+        LinearProbe(class_weight={"a": 3.0}, backend="sklearn", val_fraction=0.3),
+    ],
+)
+def test_saved_probe_predicts_the_same(probe, tmp_path):
     x, y = _blobs()
-    for probe in (LinearProbe(), LinearProbe(cosine=True)):
-        probe.fit(x, np.array(["a", "b", "c"])[y])
-        copy = clone(probe)
-        copy._set_state(*probe._get_state())
-        assert np.array_equal(copy.predict_proba(x), probe.predict_proba(x))
-        assert np.array_equal(copy.predict(x), probe.predict(x))
-        assert copy.validation_ == probe.validation_
+    probe.fit(x, np.array(["a", "b", "c"])[y]).save(tmp_path / "probe")
+    copy = LinearProbe.load(tmp_path / "probe")
+    assert np.array_equal(copy.predict_proba(x), probe.predict_proba(x))
+    assert np.array_equal(copy.predict(x), probe.predict(x))
+    assert copy.validation_ == probe.validation_
+    assert copy.get_params() == probe.get_params()
+
+
+def test_exported_probe_maps_raw_features_to_the_same_probabilities(tmp_path):
+    x, y = _blobs()
+    probe = LinearProbe().fit(x, y)
+    program = torch.export.load(probe.export(tmp_path / "probe")).module()
+    np.testing.assert_allclose(program(torch.as_tensor(x)).softmax(1), probe.predict_proba(x), atol=1e-12)
 
 
 def test_zero_gradient_mode_of_the_caller_does_not_matter():

@@ -156,7 +156,8 @@ def fit_temperature(logits: Any, y: Any, *, classes: Any = None, bounds: tuple[f
         return float(low)
     if slope(upper) >= 0:
         return float(high)
-    return math.exp(brentq(slope, lower, upper, xtol=1e-12))
+    root: Any = brentq(slope, lower, upper, xtol=1e-12)
+    return math.exp(root)
 
 
 def _bins(p: Tensor, event: Tensor, n_bins: int, binning: Binning) -> tuple[Tensor, Tensor, Tensor]:

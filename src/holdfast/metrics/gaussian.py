@@ -91,8 +91,10 @@ class ClassGroupGaussians:
         labels = torch.as_tensor(y).to(data.device)
         if labels.ndim == 1 and len(labels) != len(data):
             raise ValueError(f"x has {len(data)} rows but y has {len(labels)} labels")
-        n_classes = (int(labels.max()) + 1) if n_classes is None and labels.numel() else n_classes
-        check_labels("y", labels, int(check_number("n_classes", n_classes, low=1, integer=True)))
+        if n_classes is None:
+            n_classes = max(int(labels.max()), 0) + 1  # an all-negative y is named below
+        check_number("n_classes", n_classes, low=1, integer=True)
+        check_labels("y", labels, n_classes)
         check_choice("ddof", ddof, [0, 1])
         if isinstance(shrinkage, str):
             check_choice("shrinkage", shrinkage, ["none", "ledoit_wolf"])
@@ -100,7 +102,7 @@ class ClassGroupGaussians:
             check_number("shrinkage", shrinkage, low=0, high=1)
         _, k, d = data.shape
         labels = labels.long()
-        counts = torch.bincount(labels, minlength=int(n_classes))
+        counts = torch.bincount(labels, minlength=n_classes)
         self._check_counts(counts, d, ddof, tied, free=shrinkage == "none" or shrinkage == 0)
 
         sums = data.new_zeros(len(counts), k, d).index_add_(0, labels, data)

@@ -143,7 +143,7 @@ def gaussian_w2(x: Any, y: Any) -> float:
         5.0
     """
     a, b = _samples(x, y)
-    return gaussian_w2_moments(a.mean(0), torch.cov(a.T).reshape(a.shape[1], -1), b.mean(0), torch.cov(b.T))
+    return gaussian_w2_moments(a.mean(0), torch.cov(a.T), b.mean(0), torch.cov(b.T))
 
 
 def gaussian_w2_moments(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:

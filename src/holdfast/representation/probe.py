@@ -9,48 +9,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor, nn
+from torch import Tensor
 
 from holdfast.core.checks import check_choice, check_number
 from holdfast.core.estimator import Classifier, decode_array, encode_array
 from holdfast.core.random import seed_from
+from holdfast.representation.probe_head import ProbeHead, standardisation
 
-__all__ = ["LinearProbe", "ProbeHead"]
-
-
-class ProbeHead(nn.Module):
-    r"""Fixed standardisation and a linear (or cosine) layer: raw features in, logits out.
-
-    .. math:: o = W \frac{x - \mu}{\sigma} + b \quad\text{or}\quad
-              o_c = s \cos\Bigl(w_c, \frac{x - \mu}{\sigma}\Bigr)
-
-    In the cosine form the rows of ``weight`` all have norm :math:`s` and there is no bias.
-
-    Example:
-        >>> head = ProbeHead(torch.zeros(2), torch.ones(2), torch.eye(2), torch.zeros(2))
-        >>> head(torch.tensor([[3.0, 1.0]])).tolist()
-        [[3.0, 1.0]]
-    """
-
-    def __init__(self, mean: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, cosine: bool = False) -> None:
-        super().__init__()
-        self.cosine = cosine
-        for name, value in (("mean", mean), ("scale", scale), ("weight", weight), ("bias", bias)):
-            self.register_buffer(name, value)
-
-    def standardize(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-        """Return the features as the linear layer sees them."""
-        z = (x.to(self.mean.dtype) - self.mean) / self.scale
-        return F.normalize(z, dim=1) if self.cosine else z
-
-    def forward(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
-        """Return logits."""
-        return F.linear(self.standardize(x), self.weight, self.bias)
+__all__ = ["LinearProbe"]
 
 
 class LinearProbe(Classifier):
@@ -221,7 +191,7 @@ class LinearProbe(Classifier):
         return len(y) / (n_classes * torch.bincount(y, minlength=n_classes).clamp_min(1).double())
 
     def _fit_head(self, x: Tensor, y: Tensor, decay: float, start: Tensor | None) -> ProbeHead:
-        mean, scale = _standardisation(x, self.standardize)
+        mean, scale = standardisation(x, self.standardize)
         n_classes = len(self.classes_)
         weight = torch.zeros(n_classes, x.shape[1], dtype=x.dtype, device=x.device)
         head = ProbeHead(mean, scale, weight, weight.new_zeros(n_classes), self.cosine)
@@ -287,7 +257,7 @@ class LinearProbe(Classifier):
         model = LogisticRegression(C=c, tol=1e-7, max_iter=self.max_iter * 10)
         model.fit(z.cpu().numpy(), y.cpu().numpy(), sample_weight=weight.cpu().numpy())
         self.n_iter_ = int(model.n_iter_.max())
-        w, b = (torch.as_tensor(v).to(z) for v in (model.coef_, model.intercept_))
+        w, b = (torch.tensor(np.ascontiguousarray(v)).to(z) for v in (model.coef_, model.intercept_))
         return (torch.cat([-w, w]) / 2, torch.cat([-b, b]) / 2) if binary else (w, b)
 
     def _apply(self, X: Any, function: Any) -> np.ndarray:
@@ -298,7 +268,13 @@ class LinearProbe(Classifier):
 
     def _get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         check_is_fitted(self)
+        params = self.get_params(deep=False)
+        if isinstance(self.class_weight, Mapping):  # JSON would turn the labels into strings
+            params["class_weight"] = [[k, float(v)] for k, v in self.class_weight.items()]
+        if not isinstance(self.random_state, int):  # what drew the split is not needed again
+            params["random_state"] = None
         state = {
+            "params": {**params, "weight_decay_grid": [float(v) for v in self.weight_decay_grid]},
             "classes": encode_array(self.classes_),
             "n_features_in": self.n_features_in_,
             "weight_decay": self.weight_decay_,
@@ -309,6 +285,12 @@ class LinearProbe(Classifier):
         return state, {name: value.cpu() for name, value in self.head_.state_dict().items()}
 
     def _set_state(self, state: dict[str, Any], tensors: dict[str, Tensor], **objects: Any) -> None:
+        params = dict(state["params"])
+        if isinstance(params["class_weight"], list):
+            params["class_weight"] = dict(map(tuple, params["class_weight"]))
+        if params["device"].startswith("cuda") and not torch.cuda.is_available():
+            params["device"] = "cpu"
+        self.set_params(**{**params, "weight_decay_grid": tuple(params["weight_decay_grid"])})
         self.classes_ = decode_array(state["classes"])
         self.n_features_in_ = state["n_features_in"]
         self.weight_decay_ = state["weight_decay"]
@@ -318,18 +300,7 @@ class LinearProbe(Classifier):
         self.head_ = ProbeHead(*(tensors[name].to(self.device) for name in names), cosine=state["cosine"])
 
 
-def _standardisation(x: Tensor, how: str) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:
-    if how == "none":
-        return torch.zeros_like(x[0]), torch.ones_like(x[0])
-    variance, mean = torch.var_mean(x, 0, correction=0)
-    if how == "batchnorm":
-        return mean, (variance + 1e-5).sqrt()
-    # Rounding alone gives a constant feature a tiny spread.
-    constant = variance.sqrt() <= 1e-12 * mean.abs()
-    return mean, torch.where(constant, 1.0, variance.sqrt())
-
-
-def _tensor(x: np.ndarray) -> Tensor:
+def _tensor(x: Any) -> Tensor:
     return torch.from_numpy(x if x.flags.writeable else x.copy())
 
 
