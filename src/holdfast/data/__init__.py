@@ -18,15 +18,23 @@ from holdfast.data.readers import (
     read_table,
     read_text,
 )
+from holdfast.data.shifts import CORRUPTIONS, SHIFTS, apply_shift, corrupt, shift_parameters
+from holdfast.data.worlds import coloured_shapes, gaussian_environments
 
 __all__ = [
+    "CORRUPTIONS",
+    "SHIFTS",
     "DataError",
     "DataWarning",
     "EnvironmentBatch",
     "EnvironmentLoader",
     "Environments",
+    "apply_shift",
+    "coloured_shapes",
     "column_types",
+    "corrupt",
     "describe_named",
+    "gaussian_environments",
     "is_local",
     "iter_images",
     "iter_table",
@@ -43,4 +51,5 @@ __all__ = [
     "read_npz",
     "read_table",
     "read_text",
+    "shift_parameters",
 ]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from holdfast.data.shifts.layout import as_planes, in_chunks, per_sample
+from holdfast.data.shifts.layout import map_images, per_sample
 
 __all__ = ["rotate", "rotate_vectors", "scale", "translate", "warp"]
 
@@ -46,20 +46,20 @@ def pixel_grid(h: int, w: int) -> Float[Tensor, "h w 2"]:
     return torch.stack([columns, rows], dim=-1).float()
 
 
-def _affine(planes: Tensor, matrix: Tensor, shift: Tensor, fill: float) -> Tensor:
+def _affine(images: Any, matrix: Tensor, shift: Tensor, fill: float) -> Any:
     """Warp by ``source = matrix (p - centre) + centre - shift``; samples with the identity are returned as is."""
-    h, w = planes.shape[-2:]
-    centre = torch.tensor([(w - 1) / 2, (h - 1) / 2])
-    grid = pixel_grid(h, w) - centre
-
-    def move(x: Tensor, m: Tensor, t: Tensor) -> Tensor:
-        source = torch.einsum("nij,hwj->nhwi", m.float(), grid) + centre - t.float()[:, None, None, :]
-        return warp(x, source, fill=fill)
-
     still = (matrix == torch.eye(2, dtype=matrix.dtype)).all(dim=(1, 2)) & (shift == 0).all(dim=1)
-    if bool(still.all()):
-        return planes.clone()
-    return torch.where(still[:, None, None, None], planes, in_chunks(move, planes, matrix, shift))
+
+    def move(x: Tensor, m: Tensor, t: Tensor, same: Tensor) -> Tensor:
+        if bool(same.all()):
+            return x
+        h, w = x.shape[-2:]
+        centre = torch.tensor([(w - 1) / 2, (h - 1) / 2])
+        source = torch.einsum("nij,hwj->nhwi", m.float(), pixel_grid(h, w) - centre) + centre
+        moved = warp(x, source - t.float()[:, None, None, :], fill=fill)
+        return torch.where(same[:, None, None, None], x, moved)
+
+    return map_images(move, images, matrix, shift, still)
 
 
 def _turn(degrees: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,11 +84,10 @@ def rotate(images: Any, degrees: Any, *, fill: float = 0.0) -> Any:
         >>> rotate(x, 90)[0].tolist()
         [[0, 255, 0], [0, 0, 0], [0, 0, 0]]
     """
-    planes, restore = as_planes(images)
-    cos, sin = _turn(per_sample("degrees", degrees, len(planes)))
+    cos, sin = _turn(per_sample("degrees", degrees, len(images)))
     # Rows count downwards, so a counter-clockwise turn of the image reads the source clockwise.
     matrix = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], dim=-2)
-    return restore(_affine(planes, matrix, torch.zeros(len(planes), 2), fill))
+    return _affine(images, matrix, torch.zeros(len(images), 2), fill)
 
 
 def translate(images: Any, right: Any, down: Any = 0.0, *, fill: float = 0.0) -> Any:
@@ -104,10 +103,9 @@ def translate(images: Any, right: Any, down: Any = 0.0, *, fill: float = 0.0) ->
         >>> translate(x, 1, 1)[0].tolist()
         [[0, 0], [0, 255]]
     """
-    planes, restore = as_planes(images)
-    n = len(planes)
+    n = len(images)
     shift = torch.stack([per_sample("right", right, n), per_sample("down", down, n)], dim=1)
-    return restore(_affine(planes, torch.eye(2, dtype=torch.float64).expand(n, 2, 2), shift, fill))
+    return _affine(images, torch.eye(2, dtype=torch.float64).expand(n, 2, 2), shift, fill)
 
 
 def scale(images: Any, factor: Any, *, fill: float = 0.0) -> Any:
@@ -121,12 +119,11 @@ def scale(images: Any, factor: Any, *, fill: float = 0.0) -> Any:
         >>> float(scale(x, 2.0).mean() > x.mean())
         1.0
     """
-    planes, restore = as_planes(images)
-    f = per_sample("factor", factor, len(planes))
+    f = per_sample("factor", factor, len(images))
     if bool((f <= 0).any()):
         raise ValueError(f"factor must be positive, got {float(f.min())}")
     matrix = torch.eye(2, dtype=torch.float64) / f[:, None, None]
-    return restore(_affine(planes, matrix, torch.zeros(len(planes), 2), fill))
+    return _affine(images, matrix, torch.zeros(len(images), 2), fill)
 
 
 def rotate_vectors(

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from holdfast.core.checks import check_finite
 
-__all__ = ["CHANNELS", "as_planes", "in_chunks", "per_sample"]
+__all__ = ["CHANNELS", "as_planes", "map_images", "per_sample"]
 
 CHANNELS = (1, 2, 3, 4)
-_CHUNK_VALUES = 2**22
+_CHUNK_VALUES = 2**21
 
 Planes = Float[Tensor, "n channels height width"]
 
@@ -89,17 +89,32 @@ def per_sample(name: str, value: Any, n: int) -> Tensor:
     return v.expand(n) if v.ndim == 0 else v
 
 
-def in_chunks(function: Callable[..., Tensor], planes: Tensor, *rows: Tensor) -> Tensor:
-    """Apply ``function(planes, *rows)`` to runs of samples of bounded memory and join the results.
+def map_images(function: Callable[..., Tensor], images: Any, *rows: Tensor, unit: bool = False) -> Any:
+    """Apply ``function(planes, *rows)`` to runs of images, and return the results in the images' own layout.
 
-    The length of a run depends on the size of an image alone, so draws inside ``function`` are reproducible.
+    Only one run at a time is held as floats. Its length depends on the size of an image alone, so draws inside
+    ``function`` are reproducible.
+
+    Args:
+        function: takes (m, C, H, W) float planes and m entries of each of ``rows``.
+        images: see :func:`as_planes`.
+        rows: tensors with one entry per image.
+        unit: see :func:`as_planes`.
 
     Example:
-        >>> in_chunks(lambda x: x + 1, torch.zeros(3, 1, 2, 2)).sum().item()
-        12.0
+        >>> map_images(lambda x: 1 - x, np.zeros((2, 1, 1), np.uint8)).ravel().tolist()
+        [255, 255]
     """
-    if len(planes) == 0:
-        return planes
-    size = max(1, _CHUNK_VALUES // planes[0].numel())
-    pieces = (p.split(size) for p in (planes, *rows))
-    return torch.cat([function(*piece) for piece in zip(*pieces)])
+    as_planes(images[:1] if isinstance(images, (np.ndarray, Tensor)) else images)
+    if not bool(np.isfinite(float(images.sum()))):
+        # Named here with the row among all images, which a run would not know.
+        check_finite("images", images if isinstance(images, Tensor) else np.array(images))
+    size = max(1, _CHUNK_VALUES // max(1, int(np.prod(images.shape[1:]))))
+    pieces = []
+    for start in range(0, max(1, len(images)), size):
+        run = slice(start, start + size)
+        planes, restore = as_planes(images[run], unit=unit)
+        pieces.append(restore(function(planes, *(r[run] for r in rows))))
+    if len(pieces) == 1:
+        return pieces[0]
+    return torch.cat(pieces) if isinstance(images, Tensor) else np.concatenate(pieces)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from holdfast.core.checks import check_number
-from holdfast.data.shifts.layout import as_planes
+from holdfast.data.shifts.layout import map_images
 
 __all__ = ["append_feature", "paint_background", "palette", "spurious_attribute", "tint"]
 
@@ -92,10 +92,13 @@ def tint(images: Any, colours: Float[np.ndarray, "n 3"], *, amount: float = 1.0)
         [0, 200, 0]
     """
     check_number("amount", amount, low=0, high=1)
-    planes, restore = as_planes(images)
-    x = _three_channels(planes)
-    value = x.amax(dim=1, keepdim=True)
-    return restore((1 - amount) * x + amount * value * _colours(colours, len(x)))
+
+    def paint(planes: Tensor, colour: Tensor) -> Tensor:
+        x = _three_channels(planes)
+        painted = amount * planes.amax(dim=1, keepdim=True) * colour
+        return painted if amount == 1 else painted + (1 - amount) * x
+
+    return map_images(paint, images, _colours(colours, len(images)))
 
 
 def paint_background(images: Any, colours: Float[np.ndarray, "n 3"], *, softness: float = 0.25) -> Any:
@@ -116,12 +119,15 @@ def paint_background(images: Any, colours: Float[np.ndarray, "n 3"], *, softness
         ([255, 0, 0], [255, 255, 255])
     """
     check_number("softness", softness, low=0, open_low=True)
-    planes, restore = as_planes(images, unit=True)
-    x = _three_channels(planes)
-    rim = torch.cat([x[:, :, 0], x[:, :, -1], x[:, :, 1:-1, 0], x[:, :, 1:-1, -1]], dim=2)
-    background = rim.median(dim=2).values[:, :, None, None]
-    keep = ((x - background).abs().amax(dim=1, keepdim=True) / softness).clamp(max=1.0)
-    return restore(keep * x + (1 - keep) * _colours(colours, len(x)))
+
+    def paint(planes: Tensor, colour: Tensor) -> Tensor:
+        x = _three_channels(planes)
+        rim = torch.cat([planes[:, :, 0], planes[:, :, -1], planes[:, :, 1:-1, 0], planes[:, :, 1:-1, -1]], dim=2)
+        background = rim.median(dim=2).values[:, :, None, None]
+        keep = ((planes - background).abs().amax(dim=1, keepdim=True) / softness).clamp(max=1.0)
+        return keep * x + (1 - keep) * colour
+
+    return map_images(paint, images, _colours(colours, len(images)), unit=True)
 
 
 def append_feature(

@@ -14,7 +14,7 @@ from holdfast.data.shifts.corruptions.blur import defocus_blur, glass_blur, moti
 from holdfast.data.shifts.corruptions.digital import contrast, elastic_transform, jpeg_compression, pixelate
 from holdfast.data.shifts.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
 from holdfast.data.shifts.corruptions.weather import brightness, fog, frost, snow
-from holdfast.data.shifts.layout import as_planes, in_chunks
+from holdfast.data.shifts.layout import map_images
 
 __all__ = ["CORRUPTIONS", "corrupt"]
 
@@ -68,10 +68,11 @@ def corrupt(images: Any, family: str, severity: int, *, seed: int) -> Any:
     """
     check_choice("family", family, list(CORRUPTIONS))
     check_number("severity", severity, low=0, high=5, integer=True)
-    planes, restore = as_planes(images, unit=True)
-    if min(planes.shape[-2:]) < 8:
-        raise ValueError(f"images must have sides of at least 8 pixels, got {tuple(planes.shape[-2:])}")
-    if severity == 0:
-        return restore(planes.clone())
-    g, function = generator(spawn_seed(seed, family)), CORRUPTIONS[family]
-    return restore(in_chunks(lambda x: function(x, int(severity), g).clamp(0.0, 1.0), planes))
+    function, g = CORRUPTIONS[family], generator(spawn_seed(seed, family))
+
+    def degrade(x: Tensor) -> Tensor:
+        if min(x.shape[-2:]) < 8:
+            raise ValueError(f"images must have sides of at least 8 pixels, got {tuple(x.shape[-2:])}")
+        return function(x, int(severity), g).clamp(0.0, 1.0) if severity and len(x) else x
+
+    return map_images(degrade, images, unit=True)
