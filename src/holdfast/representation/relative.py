@@ -73,8 +73,9 @@ def relative_projection(
         raise ValueError(f"samples have {z.shape[-1]} entries, but anchors have {anchors.shape[-1]}")
     if anchors.shape[-2] == 0:
         raise ValueError("there must be at least one anchor, got none")
-    check_finite("z", z)
-    check_finite("anchors", anchors)
+    if not torch.compiler.is_compiling():  # a traced program cannot branch on values
+        check_finite("z", z)
+        check_finite("anchors", anchors)
     if center:
         mean = anchors.mean(dim=-2, keepdim=True)
         z, anchors = z - mean, anchors - mean

@@ -19,7 +19,28 @@ from holdfast.representation.relative import Similarity, relative_projection
 __all__ = ["RelativeEncoder"]
 
 Normalization = Literal["layernorm", "l2", "none"]
-ModelInput = Tensor | tuple[Tensor, ...]
+_GRAPH_FIELDS = ("x", "edge_index", "batch")
+
+
+def _to_parts(inputs: Any) -> tuple[str, tuple[Tensor, ...]]:
+    """Split model input into tensors: one, several, or nodes, edges and graph numbers of a graph batch."""
+    if isinstance(inputs, Tensor):
+        return "tensor", (inputs,)
+    if isinstance(inputs, tuple) and all(isinstance(t, Tensor) for t in inputs):
+        return "tuple", inputs
+    if hasattr(inputs, "edge_index"):
+        return "graphs", tuple(getattr(inputs, f) for f in _GRAPH_FIELDS)
+    raise TypeError(f"anchor_inputs must be a tensor, a tuple of tensors or a graph batch, got {type(inputs).__name__}")
+
+
+def _from_parts(kind: str, parts: tuple[Tensor, ...]) -> Any:
+    if kind == "tensor":
+        return parts[0]
+    if kind == "tuple":
+        return parts
+    from torch_geometric.data import Batch  # pyright: ignore[reportMissingImports]
+
+    return Batch(**dict(zip(_GRAPH_FIELDS, parts)))
 
 
 class _L2(nn.Module):
@@ -51,15 +72,17 @@ class RelativeEncoder(nn.Module):
 
     Args:
         encoder: any module that maps model input to (B, d).
-        anchor_inputs: model input of the anchors, a tensor or a tuple of tensors (as texts and sets have), or an
-            :class:`AnchorSet` that holds its inputs.
+        anchor_inputs: model input of the anchors: a tensor, a tuple of tensors (as texts and sets have), a
+            ``torch_geometric`` batch, or an :class:`AnchorSet` that holds its inputs.
         anchor_grad: let gradients flow through the anchors' embeddings too.
         normalization: ``"layernorm"`` (trainable, over the K entries), ``"l2"`` or ``"none"``.
         refresh: ``"eval_cached"`` as described, or ``"step"`` to embed the anchors at every forward pass.
         similarity, center, eps: see :func:`relative_projection`.
+        n_anchors: where it cannot be read off the inputs, which are then placeholders for a state dict.
         contract: what another model must share; by default the digest of the anchors' inputs.
 
     Raises:
+        TypeError: for inputs of another kind.
         ValueError: for an :class:`AnchorSet` without inputs, or no anchors.
 
     Source: Moschella et al., "Relative representations enable zero-shot latent space communication", ICLR 2023,
@@ -75,7 +98,7 @@ class RelativeEncoder(nn.Module):
     def __init__(
         self,
         encoder: nn.Module,
-        anchor_inputs: ModelInput | AnchorSet,
+        anchor_inputs: Any,
         *,
         anchor_grad: bool = False,
         normalization: Normalization = "layernorm",
@@ -83,6 +106,7 @@ class RelativeEncoder(nn.Module):
         similarity: Similarity = "cosine",
         center: bool = False,
         eps: float | None = 1e-8,
+        n_anchors: int | None = None,
         contract: EmbeddingContract | None = None,
     ) -> None:
         super().__init__()
@@ -95,13 +119,14 @@ class RelativeEncoder(nn.Module):
             anchor_inputs = anchor_inputs.inputs
         self.encoder = encoder
         self.anchor_grad, self.similarity, self.center, self.eps = anchor_grad, similarity, center, eps
-        parts = anchor_inputs if isinstance(anchor_inputs, tuple) else (anchor_inputs,)
-        self._single = not isinstance(anchor_inputs, tuple)
+        self._kind, parts = _to_parts(anchor_inputs)
         self._n_parts = len(parts)
         for i, part in enumerate(parts):
             self.register_buffer(f"anchor_inputs_{i}", part.detach().clone())
-        # Texts come as (ids, offsets) of different lengths: there the last part has one entry per anchor.
-        self.out_dim = len(parts[-1])
+        if n_anchors is None:
+            # Texts come as (ids, offsets) of different lengths: there the last part has one entry per anchor.
+            n_anchors = int(parts[-1].max()) + 1 if self._kind == "graphs" else len(parts[-1])
+        self.out_dim = n_anchors
         if self.out_dim == 0:
             raise ValueError("there must be at least one anchor, got none")
         digest = contract.digest if contract is not None else tensor_digest(*parts)
@@ -114,10 +139,24 @@ class RelativeEncoder(nn.Module):
         self._cached_at: tuple[int, ...] = ()
 
     @property
-    def anchor_inputs(self) -> ModelInput:
+    def anchor_inputs(self) -> Any:
         """The anchors as model input."""
-        parts = tuple(getattr(self, f"anchor_inputs_{i}") for i in range(self._n_parts))
-        return parts[0] if self._single else parts
+        return _from_parts(self._kind, tuple(getattr(self, f"anchor_inputs_{i}") for i in range(self._n_parts)))
+
+    def input_layout(self) -> dict[str, Any]:
+        """Return what :meth:`placeholder` needs to know of the anchors' inputs, JSON-ready."""
+        parts = [getattr(self, f"anchor_inputs_{i}") for i in range(self._n_parts)]
+        return {
+            "kind": self._kind,
+            "n_anchors": self.out_dim,
+            "parts": [[list(t.shape), str(t.dtype).removeprefix("torch.")] for t in parts],
+        }
+
+    @staticmethod
+    def placeholder(layout: Mapping[str, Any]) -> Any:
+        """Return empty model input of the layout, to build an encoder whose state dict is loaded afterwards."""
+        parts = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in layout["parts"])
+        return _from_parts(layout["kind"], parts)
 
     @property
     def contract(self) -> EmbeddingContract:
