@@ -18,8 +18,11 @@ from holdfast.nn.backbones import (
     list_backbones,
     make_backbone,
 )
+from holdfast.nn.contract import EmbeddingContract, tensor_digest
+from holdfast.nn.growing import GrowingClassifier
 from holdfast.nn.learner import Batch, FitContext, NeuralClassifier, NeuralRegressor, learner
 from holdfast.nn.network import Network
+from holdfast.nn.simplex import FixedSimplexClassifier, simplex_vertices
 from holdfast.nn.standardize import Standardize
 
 __all__ = [
@@ -32,8 +35,11 @@ __all__ = [
     "Batch",
     "ConvNet",
     "DeepSets",
+    "EmbeddingContract",
     "FitContext",
+    "FixedSimplexClassifier",
     "GraphNet",
+    "GrowingClassifier",
     "HashedText",
     "Network",
     "NeuralClassifier",
@@ -47,4 +53,6 @@ __all__ = [
     "learner",
     "list_backbones",
     "make_backbone",
+    "simplex_vertices",
+    "tensor_digest",
 ]
