@@ -121,10 +121,17 @@ def test_tensors_and_arrays_agree_and_keep_their_type(dtype):
 
 
 def test_a_generator_is_advanced():
-    g, y = torch.Generator().manual_seed(100), labels()[:500]
+    y = labels()[:500]
+    g, h = (torch.Generator().manual_seed(100) for _ in range(2))
     a, b = (uniform_label_noise(y, 0.5, 4, generator=g) for _ in range(2))
     assert (a != b).any()
-    np.testing.assert_array_equal(a, uniform_label_noise(y, 0.5, 4, seed=100))
+    np.testing.assert_array_equal(a, uniform_label_noise(y, 0.5, 4, generator=h))
+
+
+def test_inputs_drawn_from_the_same_seed_are_independent_of_the_noise():
+    u = torch.rand(N, dtype=torch.float64, generator=torch.Generator().manual_seed(100)).numpy()
+    wrong = uniform_label_noise(labels(), 0.5, 4, seed=100, include_true=False) != labels()
+    assert abs(np.corrcoef(u, wrong)[0, 1]) < 5 / np.sqrt(N)
 
 
 @pytest.mark.parametrize(

@@ -128,3 +128,9 @@ def test_principal_score_is_the_direction_of_largest_variance():
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(np.array([0, 1, 0, 1]))
+
+
+def test_scores_drawn_from_the_same_seed_are_independent_of_the_division():
+    score = np.random.default_rng(100).random(10_000)
+    for codes in (covariate_environments(score, 2, 0.0, seed=100), random_parts(10_000, 2, seed=100)):
+        assert abs(np.corrcoef(score, codes)[0, 1]) < 5 / np.sqrt(10_000)

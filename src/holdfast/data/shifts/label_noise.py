@@ -12,6 +12,7 @@ from torch import Tensor
 
 from holdfast.core.checks import check_finite, check_labels, check_number, check_same_length
 from holdfast.core.random import generator as make_generator
+from holdfast.core.random import spawn_seed
 
 __all__ = [
     "instance_dependent_label_noise",
@@ -28,7 +29,8 @@ def _source(seed: int | None, generator: torch.Generator | None) -> torch.Genera
         raise ValueError("give exactly one of seed and generator")
     if generator is not None:
         return generator
-    return make_generator(int(check_number("seed", seed, low=0, integer=True)))
+    # A stream of its own: inputs or labels drawn from the same seed elsewhere stay independent of it.
+    return make_generator(spawn_seed(int(check_number("seed", seed, low=0, integer=True)), "label noise"))
 
 
 def _codes(y: Any, n_classes: int) -> Tensor:

@@ -228,7 +228,7 @@ def input_score(x: Any, by: int | str = "principal", *, seed: int = 0) -> Float[
     z -= z.mean(axis=0)
     deviation = z.std(axis=0)
     z /= np.where(deviation > 0, deviation, 1)
-    direction = np.random.default_rng(seed).standard_normal(z.shape[1]).astype(np.float32)
+    direction = np.random.default_rng(spawn_seed(seed, "direction")).standard_normal(z.shape[1]).astype(np.float32)
     if by == "principal":
         # Power iteration: the covariance matrix of large images would not fit.
         for _ in range(50):

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from holdfast.core.checks import check_number
+from holdfast.core.random import spawn_seed
 
 __all__ = ["covariate_environments", "label_prior_subsample", "long_tail_subsample", "random_parts", "tilted_priors"]
 
@@ -21,7 +22,7 @@ def random_parts(n: int, parts: int, *, seed: int, strata: Int64[np.ndarray, "n"
         [3, 2, 2]
     """
     check_number("parts", parts, low=1, integer=True)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(spawn_seed(seed, "parts"))
     key = rng.random(n)
     order = np.lexsort((key, strata)) if strata is not None else np.argsort(key)
     # Dealing out in the order of the strata keeps every stratum, and the total, equal to within one.
@@ -141,13 +142,13 @@ def covariate_environments(
     logit = -strength * np.abs(rank[:, None] - centre)
     weight = np.exp(logit - logit.max(axis=1, keepdims=True))
     cumulative = np.cumsum(weight / weight.sum(axis=1, keepdims=True), axis=1)
-    u = np.random.default_rng(seed).random((len(score), 1))
+    u = np.random.default_rng(spawn_seed(seed, "covariate")).random((len(score), 1))
     return np.minimum((u > cumulative).sum(axis=1), n_environments - 1).astype(np.int64)
 
 
 def _first_of_class(labels: np.ndarray, count: np.ndarray, seed: int) -> np.ndarray:
     """Return sorted rows: ``count[k]`` random rows of every class k."""
-    order = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
+    order = np.lexsort((np.random.default_rng(spawn_seed(seed, "rows")).random(len(labels)), labels))
     have = np.bincount(labels, minlength=len(count))
     start = np.cumsum(have) - have
     place = np.arange(len(labels)) - start[labels[order]]

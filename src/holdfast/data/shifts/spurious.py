@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from holdfast.core.checks import check_number
+from holdfast.core.random import spawn_seed
 from holdfast.data.shifts.layout import map_images
 
 __all__ = ["append_feature", "paint_background", "palette", "spurious_attribute", "tint"]
@@ -59,7 +60,8 @@ def spurious_attribute(
     p = np.broadcast_to(np.asarray(strength, dtype=np.float64), labels.shape)
     if p.size and not (p.min() >= 0 and p.max() <= 1):
         raise ValueError(f"strength must be in [0, 1], got values in [{p.min():g}, {p.max():g}]")
-    rng = np.random.default_rng(seed)
+    # A stream of its own: labels or inputs drawn from the same seed elsewhere stay independent of it.
+    rng = np.random.default_rng(spawn_seed(seed, "spurious attribute"))
     agree = rng.random(labels.shape) < p
     other = (labels + rng.integers(1, n_values, labels.shape)) % n_values
     return np.where(agree, labels, other).astype(np.int64)
@@ -156,6 +158,6 @@ def append_feature(
     check_number("noise", noise, low=0)
     x, attribute = np.asarray(x), np.asarray(attribute)
     new = 2.0 * attribute[:, None] - 1 if n_values == 2 else 2.0 * np.eye(n_values)[attribute] - 1
-    new = scale * (new + noise * np.random.default_rng(seed).standard_normal(new.shape))
+    new = scale * (new + noise * np.random.default_rng(spawn_seed(seed, "appended feature")).standard_normal(new.shape))
     dtype = np.result_type(x.dtype, np.float32)
     return np.concatenate([x.astype(dtype), new.astype(dtype)], axis=1)

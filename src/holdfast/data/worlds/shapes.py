@@ -71,7 +71,7 @@ def render_shapes(
     check_number("size", size, low=8, integer=True)
     for shape in shapes:
         check_choice("shapes", shape, list(SHAPES))
-    n, rng = len(which), np.random.default_rng(seed)
+    n, rng = len(which), np.random.default_rng(spawn_seed(seed, "shapes"))
     radius = size * rng.uniform(0.20, 0.40, n)
     centre = radius[:, None] + rng.random((n, 2)) * (size - 2 * radius[:, None])
     angle = rng.uniform(0, 2 * np.pi, n)
