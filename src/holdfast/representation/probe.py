@@ -166,7 +166,7 @@ class LinearProbe(Classifier):
         weights = self._class_weights(y[held], len(count))
         heads, start = {}, None
         for decay in grid:
-            heads[decay] = self._fit_head(x[rest], y[rest], decay, start)
+            heads[decay] = self._fit_head(x[rest], y[rest], decay, start, tolerance=1e-5)  # enough to rank
             start = heads[decay].weight
             logits = heads[decay](x[held])
             hit = (logits.argmax(1) == y[held]).double()
@@ -190,7 +190,7 @@ class LinearProbe(Classifier):
             return torch.tensor(weights, dtype=torch.float64, device=y.device)
         return len(y) / (n_classes * torch.bincount(y, minlength=n_classes).clamp_min(1).double())
 
-    def _fit_head(self, x: Tensor, y: Tensor, decay: float, start: Tensor | None) -> ProbeHead:
+    def _fit_head(self, x: Tensor, y: Tensor, decay: float, start: Tensor | None, tolerance: float = 1e-7) -> ProbeHead:
         mean, scale = standardisation(x, self.standardize)
         n_classes = len(self.classes_)
         weight = torch.zeros(n_classes, x.shape[1], dtype=x.dtype, device=x.device)
@@ -201,12 +201,14 @@ class LinearProbe(Classifier):
             raise ValueError(f"row {row} is zero after standardisation: its cosine with the class weights is undefined")
         z = head.standardize(x)
         if self.backend == "sklearn":
-            head.weight, head.bias = self._solve_sklearn(z, y, decay)
+            head.weight, head.bias = self._solve_sklearn(z, y, decay, tolerance)
         else:
-            head.weight, head.bias = self._solve_torch(z, y, decay, start)
+            head.weight, head.bias = self._solve_torch(z, y, decay, start, tolerance)
         return head
 
-    def _solve_torch(self, z: Tensor, y: Tensor, decay: float, start: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _solve_torch(
+        self, z: Tensor, y: Tensor, decay: float, start: Tensor | None, tolerance: float
+    ) -> tuple[Tensor, Tensor]:
         n_classes = len(self.classes_)
         class_weights = self._class_weights(y, n_classes)
         bias = z.new_zeros(n_classes, requires_grad=True)
@@ -229,8 +231,8 @@ class LinearProbe(Classifier):
             free,
             max_iter=self.max_iter,
             history_size=20,
-            tolerance_grad=1e-7,
-            tolerance_change=1e-11,
+            tolerance_grad=tolerance,
+            tolerance_change=1e-4 * tolerance,
             line_search_fn="strong_wolfe",
         )
 
@@ -248,13 +250,13 @@ class LinearProbe(Classifier):
         w, b = parameters()
         return w.detach(), b.detach()
 
-    def _solve_sklearn(self, z: Tensor, y: Tensor, decay: float) -> tuple[Tensor, Tensor]:
+    def _solve_sklearn(self, z: Tensor, y: Tensor, decay: float, tolerance: float) -> tuple[Tensor, Tensor]:
         # One weight vector stands for the difference of two classes and has twice their joint squared norm.
         binary = len(self.classes_) == 2
         class_weights = self._class_weights(y, len(self.classes_))
         weight = torch.ones_like(z[:, 0]) if class_weights is None else class_weights[y]
         c = (2.0 if binary else 1.0) / (float(weight.sum()) * decay)
-        model = LogisticRegression(C=c, tol=1e-7, max_iter=self.max_iter * 10)
+        model = LogisticRegression(C=c, tol=tolerance, max_iter=self.max_iter * 10)
         model.fit(z.cpu().numpy(), y.cpu().numpy(), sample_weight=weight.cpu().numpy())
         self.n_iter_ = int(model.n_iter_.max())
         w, b = (torch.tensor(np.ascontiguousarray(v)).to(z) for v in (model.coef_, model.intercept_))
