@@ -79,13 +79,7 @@ class BatchPlan:
         self.groups = None if groups is None else np.asarray(groups)
         if self.groups is not None and self.groups.shape != (self.n,):
             raise ValueError(f"groups must have shape ({self.n},), got {self.groups.shape}")
-        self._members = self._rows_by_group() if balanced else []
-
-    def _rows_by_group(self) -> list[Tensor]:
-        codes = np.unique(self.groups, return_inverse=True)[1]
-        order = np.argsort(codes, kind="stable")
-        ends = np.cumsum(np.bincount(codes))[:-1]
-        return [torch.from_numpy(rows) for rows in np.split(order.astype(np.int64), ends)]
+        self._members = _rows_by_group(self.groups) if balanced and self.groups is not None else []
 
     def __len__(self) -> int:
         full, rest = divmod(self.n, self.batch_size)
@@ -131,6 +125,13 @@ class BatchPlan:
             drawn = [rows[torch.randperm(len(rows), generator=rng)] for _ in range(rounds)]
             order[turn::n_groups] = torch.cat(drawn)[:wanted] if drawn else rows[:0]
         return order
+
+
+def _rows_by_group(groups: np.ndarray) -> list[Tensor]:
+    codes = np.unique(groups, return_inverse=True)[1]
+    order = np.argsort(codes, kind="stable")
+    ends = np.cumsum(np.bincount(codes))[:-1]
+    return [torch.from_numpy(rows) for rows in np.split(order.astype(np.int64), ends)]
 
 
 class Batches(Generic[T]):

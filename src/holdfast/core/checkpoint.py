@@ -22,7 +22,7 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or that belongs to another run."""
 
 
-def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], None]) -> Path:
+def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> Path:
     """Let ``write`` fill a new file beside ``path``, flush it to the disk, and rename it to ``path``.
 
     A reader sees the old file or the new one, never a part; a failed write leaves nothing behind.

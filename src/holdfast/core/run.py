@@ -263,8 +263,7 @@ class Run:
         Raises:
             CheckpointError: if it cannot be read, or its settings are not this run's.
         """
-        state = read_checkpoint(self.folder) if self.folder is not None else None
-        if state is None:
+        if self.folder is None or (state := read_checkpoint(self.folder)) is None:
             return
         theirs = state["settings"]
         differ = [f"{k}={theirs.get(k)!r} there, {v!r} here" for k, v in self.settings.items() if theirs.get(k) != v]
