@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from holdfast.core.random import spawn_seed
 from holdfast.data import Environments
 from holdfast.metrics import aurc, auroc, fpr_at_tpr, risk_coverage_curve
+from holdfast.metrics.invariance import environment_probe
 from holdfast.representation.trust import DistrustScore
 from holdfast.study.methods import build
 from holdfast.study.plan import Cell

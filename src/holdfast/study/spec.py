@@ -359,7 +359,10 @@ def parse_spec(fields: Mapping[str, Any]) -> StudySpec:
     except ValidationError as error:
         known = set(StudySpec.model_fields) | {"data", "shift"}
         lines = []
+        inside = {e["loc"][0] for e in error.errors() if len(e["loc"]) > 1}
         for e in error.errors():
+            if e["type"] == "too_short" and e["loc"][0] in inside:
+                continue  # its entries were refused one by one
             line = _spell(e)
             if e["type"] == "extra_forbidden" and len(e["loc"]) == 1:
                 line += f"; {suggest(str(e['loc'][0]), known)}"

@@ -120,10 +120,14 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
                 console.print(
                     Text("Fewer than three seeds: the intervals say little about other seeds.", style="yellow")
                 )
-        for failure in setting["failures"][:5]:
-            console.print(Text(f"failed: {failure['cell']}: {failure['message']}", style="red"))
-        if len(setting["failures"]) > 5:
-            console.print(Text(f"and {len(setting['failures']) - 5} more failures, see the report", style="red"))
+        by_message: dict[str, list[str]] = {}
+        for failure in setting["failures"]:
+            by_message.setdefault(failure["message"], []).append(failure["cell"])
+        for message, failed in list(by_message.items())[:5]:
+            more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+            console.print(Text(f"failed: {failed[0]}{more}: {message}", style="red"))
+        if len(by_message) > 5:
+            console.print(Text(f"and {len(by_message) - 5} other failures, see the report", style="red"))
     missing = summary["cells"]["missing"]
     if missing:
         console.print(Text(f"{missing} of {summary['cells']['planned']} cells have not been run yet.", style="yellow"))
