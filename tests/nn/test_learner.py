@@ -176,3 +176,33 @@ def test_environment_of_another_length_or_missing_is_refused():
 def test_one_environment_warns_for_methods_that_compare_them():
     with pytest.warns(UserWarning, match="GroupDRO compares environments"):
         GroupDRO(**FAST).fit(X, Y)
+
+
+class OwnERM(ERM):
+    """A learner defined outside the library."""
+
+
+def test_a_learner_of_your_own_loads_through_its_class(tmp_path):
+    model = OwnERM(**FAST).fit(X, Y)
+    again = OwnERM.load(model.save(tmp_path / "own"))
+    assert np.array_equal(again.predict_proba(X), model.predict_proba(X))
+    with pytest.raises(TypeError, match="holds a ERM, not a GroupDRO"):
+        GroupDRO.load(ERM(**FAST).fit(X, Y).save(tmp_path / "erm"))
+
+
+def test_a_fit_goes_on_from_its_checkpoint(tmp_path):
+    options = FAST | {"epochs": 4}
+    whole = ERM(**options).fit(X, Y).predict_proba(X)
+    first = ERM(checkpoint=str(tmp_path / "state"), **options).fit(X, Y)
+    again = ERM(checkpoint=str(tmp_path / "state"), **options).fit(X, Y)
+    assert np.array_equal(first.predict_proba(X), whole)
+    assert np.array_equal(again.predict_proba(X), whole)
+    assert again.fit_seconds_ <= first.fit_seconds_ + 1
+
+
+def test_other_data_never_resumes_a_checkpoint(tmp_path):
+    options = FAST | {"epochs": 4, "checkpoint": str(tmp_path / "state")}
+    ERM(**options).fit(X, Y)
+    flipped = np.where(Y == "yes", "no", "yes")
+    fresh = ERM(**(options | {"checkpoint": None})).fit(X, flipped)
+    assert np.array_equal(ERM(**options).fit(X, flipped).predict_proba(X), fresh.predict_proba(X))

@@ -47,7 +47,7 @@ class Estimator(BaseEstimator):
         """
         from holdfast.core.saving import load
 
-        loaded = load(path, **objects)
+        loaded = load(path, classes=(cls,), **objects)
         if not isinstance(loaded, cls):
             raise TypeError(f"{path} holds a {type(loaded).__name__}, not a {cls.__name__}")
         return loaded

@@ -18,8 +18,9 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
 
@@ -123,8 +124,11 @@ class _Batches:
     def __len__(self) -> int:
         return len(self.plan)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        for index in self.plan.epoch(epoch):
+    def shard(self, rank: int, world_size: int) -> _Batches:
+        return replace(self, plan=self.plan.shard(rank, world_size))
+
+    def epoch(self, e: int, start: int = 0) -> Iterator[Batch]:
+        for index in self.plan.epoch(e, start):
             rows = index if self.rows is None else self.rows[index]
             yield Batch(self.x[rows], self.y[rows], self.environment[rows], rows)
 
@@ -157,6 +161,7 @@ class NeuralEstimator(Estimator):
     device: str = "auto"
     precision: str = "32-true"
     checkpoint: str | None = None
+    """Folder that keeps the training state; a fit that was stopped goes on from it."""
     progress: bool = False
     random_state: int | None = None
 
@@ -344,10 +349,23 @@ class NeuralEstimator(Estimator):
             validate=validate if len(held) else None,
             validate_every=len(plan),
             patience=self.patience,
-            checkpoint=self.checkpoint,
+            checkpoint=self._checkpoint_folder(encoded, targets, seed),
+            resume=self.checkpoint is not None,
             progress=type(self).__name__ if self.progress else False,
             seed=spawn_seed(seed, "steps"),
         )
+
+    def _checkpoint_folder(self, encoded: Encoded, targets: Tensor, seed: int) -> Path | None:
+        """Name the folder by what is trained, so that other data or settings never resume this run."""
+        if self.checkpoint is None:
+            return None
+        params = {k: v for k, v in self.get_params(deep=False).items() if k not in ("progress", "device", "checkpoint")}
+        digest = zlib.crc32(repr(sorted(params.items())).encode())
+        sample = encoded if isinstance(encoded, Tensor) else encoded[torch.arange(min(64, len(encoded)))]
+        for part in (targets, *(sample if isinstance(sample, tuple) else (sample,))):
+            if isinstance(part, Tensor):
+                digest = zlib.crc32(part.contiguous().numpy().tobytes(), digest)
+        return Path(self.checkpoint) / f"{digest:08x}-{seed}"
 
     def _warn_single_environment(self, context: FitContext) -> None:
         if context.n_environments < 2:
