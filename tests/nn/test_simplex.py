@@ -95,6 +95,19 @@ def test_claims_travel_in_the_state_dict_and_collisions_are_refused():
         own.claim([4], owner="shop")
 
 
+def test_fewer_dimensions_keep_unit_prototypes_apart_but_not_equiangular():
+    head = FixedSimplexClassifier(16, 256, dim=64)
+    w = head.vertices
+    assert w.shape == (256, 64)
+    torch.testing.assert_close(w.norm(dim=1), torch.ones(256))
+    off = (w @ w.T)[~torch.eye(256, dtype=torch.bool)]
+    # Random directions: cosines of standard deviation 1/sqrt(64), 4.5 of them reached over 32,640 pairs.
+    assert abs(float(off.mean()) + 1 / 255) < 0.01
+    assert float(off.std()) == pytest.approx(1 / 8, rel=0.1)
+    assert head.contract == FixedSimplexClassifier(16, 256, dim=64).contract
+    assert head.contract != FixedSimplexClassifier(16, 256).contract
+
+
 def test_bad_heads_are_refused():
     with pytest.raises(ValueError, match=r"n_classes must be in \[2, inf\), got 1"):
         simplex_vertices(1)
@@ -113,7 +126,7 @@ def test_bad_heads_are_refused():
 def test_contract_names_both_sizes_and_both_digests():
     a, b = FixedSimplexClassifier(4, 10), FixedSimplexClassifier(4, 12)
     a.contract.check(FixedSimplexClassifier(99, 10, offset="start").contract)
-    with pytest.raises(ValueError, match="the old model and the new model .* of size 10 and 12"):
+    with pytest.raises(ValueError, match=r"the old model and the new model .* of size 10 and 12"):
         a.contract.check(b.contract, names=("old model", "new model"))
     rotated = FixedSimplexClassifier(4, 10)
     rotated.vertices.copy_(rotated.vertices.flip(1))

@@ -65,6 +65,16 @@ def simplex_vertices(
     return table.to(device=device, dtype=dtype)
 
 
+def _table(n_classes: int, dim: int | None) -> Float[Tensor, "classes dim"]:
+    if dim is None or dim >= n_classes - 1:
+        return simplex_vertices(n_classes, dim)
+    check_number("dim", dim, low=1, integer=True)
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(n_classes - 1, dim, generator=generator, dtype=torch.float64)
+    table = simplex_vertices(n_classes, dtype=torch.float64) @ projection
+    return (table / table.norm(dim=1, keepdim=True)).float()
+
+
 class FixedSimplexClassifier(nn.Module):
     r"""Linear classifier whose weights are simplex vertices that never train.
 
@@ -82,7 +92,9 @@ class FixedSimplexClassifier(nn.Module):
         offset: end of the table from which classes are taken.
         project: learn a bias-free linear map from ``in_dim`` to the feature space. Without it ``in_dim`` must be
             the feature dimension.
-        dim: entries of the feature space; K - 1 by default, larger values pad the table by zeros.
+        dim: entries of the feature space; K - 1 by default, larger values pad the table by zeros. Smaller ones make
+            features cheaper to keep and search: the table is compressed by a fixed random projection and
+            renormalised, which gives up exact equiangularity.
 
     Raises:
         ValueError: for K < 2, or an input of the wrong dimension without projection.
@@ -113,7 +125,7 @@ class FixedSimplexClassifier(nn.Module):
         super().__init__()
         self.in_dim = int(check_number("in_dim", in_dim, low=1, integer=True))
         self.offset = check_choice("offset", offset, ["end", "start"])
-        self.register_buffer("vertices", simplex_vertices(n_preallocated, dim))
+        self.register_buffer("vertices", _table(n_preallocated, dim))
         self.n_preallocated, self.dim = self.vertices.shape
         if not project and self.in_dim != self.dim:
             raise ValueError(
