@@ -105,15 +105,15 @@ def long_tail_subsample(
     """
     check_number("ratio", ratio, low=1)
     check_number("n_classes", n_classes, low=2, integer=True)
-    order = np.arange(n_classes) if order is None else np.asarray(order)
-    if sorted(order.tolist()) != list(range(n_classes)):
-        raise ValueError(f"order must name each of the {n_classes} classes once, got {order.tolist()}")
+    ranked = np.arange(n_classes) if order is None else np.asarray(order)
+    if sorted(ranked.tolist()) != list(range(n_classes)):
+        raise ValueError(f"order must name each of the {n_classes} classes once, got {ranked.tolist()}")
     labels = np.asarray(labels)
     have = np.bincount(labels, minlength=n_classes)
     if (have == 0).any():
         raise ValueError(f"class {int(np.flatnonzero(have == 0)[0])} has no sample")
     share = np.empty(n_classes)
-    share[order] = float(ratio) ** (-np.arange(n_classes) / (n_classes - 1))
+    share[ranked] = float(ratio) ** (-np.arange(n_classes) / (n_classes - 1))
     head = math.floor(round(float((have / share).min()), 6))
     count = np.minimum(have, np.maximum(1, np.round(head * share).astype(np.int64)))
     return _first_of_class(labels, count, seed)

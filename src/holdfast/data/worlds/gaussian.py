@@ -94,9 +94,8 @@ def gaussian_environments(
     check_number("n_spurious", n_spurious, low=0, integer=True)
     check_number("noise", noise, low=0)
     check_number("spurious_noise", spurious_noise, low=0)
-    if strengths is None:
-        strengths = np.linspace(0.9, 0.1, n_environments).round(6).tolist()
-    values = np.array(check_values("strengths", strengths, low=0, high=1))
+    given = np.linspace(0.9, 0.1, n_environments).round(6).tolist() if strengths is None else list(strengths)
+    values = np.array(check_values("strengths", given, low=0, high=1))
     if len(values) != n_environments:
         raise ValueError(f"strengths must have one entry per environment ({n_environments}), got {len(values)}")
     codes = np.repeat(np.arange(n_environments), n_per_environment)
@@ -113,6 +112,6 @@ def gaussian_environments(
         x=x.astype(np.float32),
         y=y,
         environment=codes,
-        names=environment_names("strength", strengths),
+        names=environment_names("strength", given),
         attributes={"spurious": a},
     )

@@ -61,7 +61,7 @@ class TableInput(nn.Module):
         missing: numeric columns that get an indicator; ``None`` means all of them.
 
     Raises:
-        ValueError: for a cardinality below 3, or statistics of the wrong length.
+        ValueError: for a cardinality below 2, or statistics of the wrong length.
 
     Example:
         >>> front = TableInput(1, (5,), mean=(2.0,), std=(1.0,), median=(3.0,))

@@ -30,7 +30,7 @@ class BasicBlock(nn.Module):
         self.first = conv_norm(inputs, outputs, stride=stride)
         self.second = conv_norm(outputs, outputs)
         # Zero gain at the end of the branch: the block starts as the identity (Goyal et al., 2017, section 5.1).
-        nn.init.zeros_(self.second[1].weight)
+        nn.init.zeros_(self.second.get_parameter("1.weight"))
         same = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, kernel=1, stride=stride)
 
