@@ -17,25 +17,34 @@ from holdfast.shift.label_robust import (
     check_margin,
     check_scores,
     check_target,
+    gaps_of,
     ldr_kl,
     normalize_scores,
     reduce,
-    score_gaps,
 )
 
 __all__ = ["AdaptiveLDR", "adaptive_temperature"]
 
 Solver = Literal["fixed_point", "one_step"]
+# Points of the search for the best stationary temperature, and entries of one pass over them.
+_GRID, _PASS = 13, 1 << 18
 
 
-def _kl_to_uniform(gaps: Tensor, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """KL(p || u) for p = softmax(gaps / lam), the entropic value, and p; gaps (..., K), lam (...)."""
+def _kl_to_uniform(gaps: Tensor, lam: Tensor) -> Tensor:
+    """KL(p || u) for p = softmax(gaps / lam); gaps (..., K), lam (...)."""
     log_p = F.log_softmax(gaps / lam.unsqueeze(-1), -1)
-    p = log_p.exp()
     log_k = math.log(gaps.shape[-1])
-    kl = ((p * log_p).sum(-1) + log_k).clamp(0, log_k)
-    # psi = sum p delta - lam KL, from the quantities at hand.
-    return kl, (p * gaps).sum(-1) - lam * kl, p
+    return ((log_p.exp() * log_p).sum(-1) + log_k).clamp(0, log_k)
+
+
+def _moments(d: Tensor, lam: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """KL(p || u), the entropic value and the first two moments of d under p; the largest d of a row is 0."""
+    log_p = F.log_softmax(d / lam.unsqueeze(-1), -1)
+    log_mean = -log_p.amax(-1) - math.log(d.shape[-1])
+    weighted = log_p.exp_() * d
+    first = weighted.sum(-1)
+    second = weighted.mul_(d).sum(-1)
+    return first / lam - log_mean, lam * log_mean, first, second
 
 
 def adaptive_temperature(
@@ -49,8 +58,8 @@ def adaptive_temperature(
 
     so :math:`\lambda^* \in [\lambda_0 (1 - 1/\alpha), \lambda_0]`: the upper end for a doubtful label (uniform
     weights), the lower end for a confident one. The right side grows with :math:`\lambda`, so iterating it from both
-    ends encloses every stationary point; rows whose enclosure stays open (the objective need not be concave there)
-    are searched on a grid and polished by Newton steps kept inside the bracket.
+    ends encloses every stationary point; rows whose enclosure stays wide (the objective need not be concave there)
+    are searched on a grid; Newton steps inside the bracket finish.
 
     Raises:
         ValueError: for a temperature that is not positive and finite, or alpha <= 1 (lambda could reach 0).
@@ -65,44 +74,59 @@ def adaptive_temperature(
     """
     lam0 = check_number("temperature", temperature, low=0, high=math.inf, open_low=True, open_high=True)
     check_number("alpha", alpha, low=1, high=math.inf, open_low=True, open_high=True)
-    d = check_scores(gaps.detach())
+    return _maximiser(check_scores(gaps.detach()), lam0, alpha, tolerance)
+
+
+def _maximiser(d: Tensor, lam0: float, alpha: float, tolerance: float = 1e-6) -> Tensor:
+    """:func:`adaptive_temperature` of arguments that were checked."""
+    d = d - d.amax(1, keepdim=True)
     price = alpha * math.log(d.shape[1]) / lam0
     # Single precision cannot resolve less than a few rounding errors of the temperature.
     close = lam0 * max(tolerance, 8 * torch.finfo(d.dtype).eps)
-    low = d.new_full((len(d),), lam0 * (1 - 1 / alpha))
-    high = d.new_full((len(d),), lam0)
-    for _ in range(3):
-        kl, _, _ = _kl_to_uniform(d, torch.stack([low, high]))
+    low, high = d.new_full((len(d),), lam0 * (1 - 1 / alpha)), d.new_full((len(d),), lam0)
+    cell = lam0 / (alpha * (_GRID - 1))
+    for _ in range(2):
+        kl = _moments(d, torch.stack([low, high]))[0]
         low, high = lam0 - kl / price
-        if bool((high - low).max() <= close):
-            return (low + high) / 2
-    open_rows = (high - low > close).nonzero().squeeze(1)
+    left, right = low - close, high + close
     lam = (low + high) / 2
-    lam[open_rows] = _search(d[open_rows], low[open_rows], high[open_rows], lam0, price, close)
-    return lam
+    wide = high - low > cell
+    if bool(wide.any()):
+        rows = wide.nonzero().squeeze(1)
+        lam[rows], left[rows], right[rows] = _best_cell(d[rows], low[rows], high[rows], lam0, price, cell)
+    return _polish(d, lam, left, right, lam0, price, close).clamp(lam0 * (1 - 1 / alpha), lam0)
 
 
-def _search(d: Tensor, low: Tensor, high: Tensor, lam0: float, price: float, close: float) -> Tensor:
-    """Global maximiser inside [low, high]: best of a grid, then bracketed Newton on the derivative."""
-    share = torch.linspace(0, 1, 13, dtype=d.dtype, device=d.device)
+def _best_cell(
+    d: Tensor, low: Tensor, high: Tensor, lam0: float, price: float, cell: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Best of a grid over [low, high] with spacing of at most a cell, and its two neighbours."""
+    points = max(3, math.ceil(float((high - low).max()) / cell) + 1)
+    share = torch.linspace(0, 1, points, dtype=d.dtype, device=d.device)
     grid = low + (high - low) * share.unsqueeze(1)
-    objective = torch.stack([_kl_to_uniform(d, g)[1] - price / 2 * (g - lam0).square() for g in grid])
-    best = objective.argmax(0)
-    row = torch.arange(len(d), device=d.device)
-    left, right = grid[(best - 1).clamp(min=0), row], grid[(best + 1).clamp(max=len(grid) - 1), row]
-    lam = grid[best, row]
+    parts = grid.split(max(1, _PASS // d.numel()))
+    value = torch.cat([_moments(d, part)[1] for part in parts])
+    best = (value - price / 2 * (grid - lam0).square()).argmax(0)
+    span = (high - low) / (points - 1)
+    lam = low + span * best
+    return lam, torch.maximum(lam - span, low), torch.minimum(lam + span, high)
+
+
+def _polish(d: Tensor, lam: Tensor, left: Tensor, right: Tensor, lam0: float, price: float, close: float) -> Tensor:
+    """Newton steps on the derivative of the objective, kept inside the bracket by bisection."""
     for _ in range(60):
-        kl, _, p = _kl_to_uniform(d, lam)
+        kl, _, first, second = _moments(d, lam)
         # The objective's derivative is -slope; positive slope means the maximum lies to the left.
         slope = kl + price * (lam - lam0)
-        mean = (p * d).sum(1, keepdim=True)
-        curve = price - (p * (d - mean).square()).sum(1) / lam**3
-        left, right = torch.where(slope > 0, left, lam), torch.where(slope > 0, lam, right)
-        step = lam - slope / curve
-        inside = (curve > 0) & (step >= left) & (step <= right)
-        new = torch.where(inside, step, (left + right) / 2)
-        moved, lam = (new - lam).abs().max(), new
-        if bool(moved <= close / 2):
+        curve = price - (second - first.square()) / lam**3
+        falls = slope > 0
+        left, right = torch.where(falls, left, lam), torch.where(falls, lam, right)
+        newton = lam - slope / curve
+        inside = (curve > 0) & (newton >= left) & (newton <= right)
+        new = torch.where(inside, newton, (left + right) / 2)
+        moved, lam = (new - lam).abs(), new
+        # A Newton step of 1e-4 leaves an error of its square.
+        if bool((moved <= torch.where(inside, 1e-4 * lam0, close)).all()):
             break
     return lam
 
@@ -197,8 +221,8 @@ class AdaptiveLDR(nn.Module):
 
     def _solve(self, f: Tensor, target: Tensor, index: Tensor) -> Tensor:
         if self.solver == "fixed_point":
-            return adaptive_temperature(score_gaps(f, target, self.margin), self.temperature, self.alpha)
-        kl, _, _ = _kl_to_uniform(f, self.temperatures[index].to(f.dtype))
+            return _maximiser(gaps_of(f, target, self.margin), self.temperature, self.alpha)
+        kl = _kl_to_uniform(f, self.temperatures[index].to(f.dtype))
         return self.temperature * (1 - kl / (self.alpha * math.log(self.num_classes)))
 
     def _value(self, f: Tensor, target: Tensor, lam: Tensor) -> Tensor:
@@ -214,10 +238,13 @@ class AdaptiveLDR(nn.Module):
     def _check_index(self, index: Tensor | None, n: int) -> None:
         if index is None:
             raise ValueError("index is needed: the rows of the training set that the batch holds")
-        check_labels("index", index, self.num_samples)
+        if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
+            check_labels("index", index, self.num_samples)
         if len(index) != n:
             raise ValueError(f"scores and index differ in length: {n} and {len(index)}")
         ordered = index.sort().values
+        if bool((ordered[0] < 0) | (ordered[-1] >= self.num_samples)):
+            check_labels("index", index, self.num_samples)
         twice = ordered[1:] == ordered[:-1]
         if bool(twice.any()):
             row = int(ordered[1:][twice][0])

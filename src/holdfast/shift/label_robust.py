@@ -102,7 +102,11 @@ def normalize_scores(scores: Float[Tensor, "batch k"], mode: Normalization) -> F
         tensor(1.)
     """
     check_choice("mode", mode, ["none", "l1", "softplus_mean"])
-    f = check_scores(scores)
+    return rescale(check_scores(scores), mode)
+
+
+def rescale(f: Tensor, mode: Normalization) -> Tensor:
+    """:func:`normalize_scores` without its checks, so that a head that uses it can be exported."""
     if mode == "none":
         return f
     if mode == "softplus_mean":
@@ -127,9 +131,14 @@ def score_gaps(
     f = check_scores(scores)
     check_target(f, target, soft=False)
     check_margin(margin)
+    return gaps_of(f, target, margin)
+
+
+def gaps_of(f: Tensor, target: Tensor, margin: float) -> Tensor:
+    """:func:`score_gaps` of arguments that were checked."""
     y = target.unsqueeze(1)
-    gaps = f - f.gather(1, y)
-    return gaps if margin == 0 else gaps + margin * (torch.arange(f.shape[1], device=f.device) != y)
+    gaps = f - (f.gather(1, y) - margin)
+    return gaps if margin == 0 else gaps.scatter(1, y, 0.0)
 
 
 def _log_mean_exp(gaps: Tensor, temperature: float | Tensor) -> Tensor:
@@ -213,7 +222,7 @@ def ldr_kl(
     check_temperature(temperature, len(f))
     check_margin(margin)
     if not soft:
-        return reduce(_robust_value(score_gaps(f, target, margin), temperature), reduction)
+        return reduce(_robust_value(gaps_of(f, target, margin), temperature), reduction)
     if margin == 0:
         # One label's gaps are another's plus a constant, and the loss shifts with that constant.
         value = _robust_value(f - f.amax(1, keepdim=True).detach(), temperature)

@@ -165,7 +165,10 @@ class OODDetector(ABC):
         kind = kinds[about["detector"]]
         known = {f.name for f in fields(kind)}
         detector = kind(**{k: v for k, v in about["settings"].items() if k in known})
-        detector._shape = None if about["shape"] is None else tuple(about["shape"])
         tensors.pop("fitted")
-        detector.state_ = tensors
-        return detector
+        return detector.restore(tensors, None if about["shape"] is None else tuple(about["shape"]))
+
+    def restore(self, state: dict[str, Tensor], shape: tuple[int, ...] | None) -> Self:
+        """Take over the fitted tensors of an equal detector, and the shape of a row of its features."""
+        self.state_, self._shape = state, shape
+        return self
