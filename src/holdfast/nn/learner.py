@@ -380,7 +380,10 @@ class NeuralEstimator(Estimator):
 
     @staticmethod
     def _outputs(
-        network: nn.Module, encoded: Encoded, rows: Tensor | None = None, function: Callable[[Any], Tensor] | None = None
+        network: nn.Module,
+        encoded: Encoded,
+        rows: Tensor | None = None,
+        function: Callable[[Any], Tensor] | None = None,
     ) -> Tensor:
         """Apply ``function`` (default: the network) to the rows in evaluation mode, batch by batch, on the CPU."""
         device = next((p.device for p in network.parameters()), torch.device("cpu"))

@@ -128,4 +128,3 @@ def search(query: str, limit: int = 10) -> list[tuple[Paper, float]]:
     all_papers = papers()
     order = np.argsort(-score, kind="stable")[:limit]
     return [(all_papers[i], float(score[i])) for i in order if score[i] > 0.02]
-
