@@ -74,7 +74,7 @@ def read_images(
     for level, values in folders.items():
         if len(np.unique(values)) == 1:
             fix = "; layout='class' reads one environment" if level == "environment" else ""
-            raise DataError(f"{root} holds one {level} only, {values[0]!r}; expected {layout}/image{fix}")
+            raise DataError(f"{root} holds one {level} only, {str(values[0])!r}; expected {layout}/image{fix}")
     x = load_images(files, size=size, mode=mode, workers=workers)
     names = np.array([f.relative_to(root).as_posix() for f in files])
     data = Environments.from_arrays(x, folders["class"], folders.get("environment"), {"file": names}, kind="image")

@@ -65,6 +65,8 @@ _PARSES: tuple[tuple[ColumnType, pa.DataType], ...] = (
     ("text", pa.string()),
 )
 _TEXT = len(_PARSES) - 1
+# Arrow reads some dozens of blocks ahead, so that memory is a multiple of this.
+_BLOCK = 1 << 20
 
 
 def _parse_of(cells: pa.Array) -> int:
@@ -168,7 +170,7 @@ def _csv_chunks(
 ) -> Iterator[pa.RecordBatch]:
     names, delimiter = csv_header(path, encoding)
     unique = [n or f"\0{i}" for i, n in enumerate(names)]
-    read, parse, shared, bad = csv_options(unique, delimiter, encoding, missing)
+    read, parse, shared, bad = csv_options(unique, delimiter, encoding, missing, _BLOCK)
     convert = pa_csv.ConvertOptions(include_columns=list(types), column_types=dict(types), **shared)
     row = 0
     try:

@@ -48,7 +48,7 @@ def read_text(
     Example:
         >>> import tempfile
         >>> p = Path(tempfile.mkdtemp()) / "posts.jsonl"
-        >>> rows = ['{"text": "%s", "y": %d, "site": "%s"}' % r for r in [("hi", 0, "A"), ("no", 1, "B")] * 2]
+        >>> rows = ['{"text": "%s", "y": %d, "site": "%s"}' % r for r in [("hi", 0, "A"), ("no", 1, "A"), ("hey", 0, "B"), ("go", 1, "B")]]
         >>> _ = p.write_text("\\n".join(rows))
         >>> read_text(p, label="y", environment="site", task="classification").x[:2]
         ['hi', 'no']
