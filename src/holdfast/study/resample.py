@@ -34,12 +34,15 @@ class Bootstrap:
     without which the few seeds of a study would understate their variance by :math:`(S-1)/S`. Weights are shared by
     all methods, so a difference of draws is a draw of the paired difference. Samples on which the same models are
     right are interchangeable; drawing how often each such pattern comes up, and not each sample, is exact and fast.
+    The noise of single predictions enters through both weights, so intervals err on the wide side.
 
     Args:
         correct: per environment and method, ``(seeds, samples)``; methods may differ in their seeds.
         seeds: per method, the seeds behind the rows.
         draws: number of draws.
         seed: of the draws themselves.
+
+    Source: Owen, "The Pigeonhole Bootstrap", Annals of Applied Statistics 2007.
     """
 
     def __init__(

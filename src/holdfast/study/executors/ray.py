@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -73,7 +74,7 @@ class RayExecutor:
         while waiting or running:
             while waiting and len(running) < self.workers:
                 cell = waiting.pop()
-                running[task.remote(cell, shared[cell.setting])] = cell
+                running[task.remote(cell, shared[cell.setting], sys.path)] = cell
             ready, _ = ray.wait(list(running), num_returns=1)
             for reference in ready:
                 cell = running.pop(reference)
@@ -87,6 +88,8 @@ class RayExecutor:
                 yield cell, outcome
 
 
-def _task(cell: Cell, fields: dict[str, Any]) -> Outcome:
+def _task(cell: Cell, fields: dict[str, Any], path: list[str]) -> Outcome:
+    # A method of the user's own is importable where the study was started; on this machine it is here too.
+    sys.path.extend(p for p in path if p not in sys.path)
     with one_thread():
         return run_cell(cell, from_fields(fields))
