@@ -23,6 +23,13 @@ def penalty(p, divergence):
     return 0.5 * k * float(((p - 1 / k) ** 2).sum()) if divergence == "l2" else 0.0
 
 
+def slope(p, divergence):
+    k = len(p)
+    if divergence == "kl":
+        return np.log(k * np.maximum(p, 1e-300))
+    return k * (p - 1 / k) if divergence == "l2" else np.zeros(k)
+
+
 @pytest.mark.parametrize("cap", [None, 0.15, 0.3, 0.7, 1.0])
 @pytest.mark.parametrize("divergence", ["kl", "l2", "none"])
 @pytest.mark.parametrize("temperature", [0.3, 2.0])
@@ -41,8 +48,9 @@ def test_inner_maximum_agrees_with_slsqp(divergence, cap, temperature):
             lambda p, d=gaps[i]: -(p @ d - temperature * penalty(p, divergence)),
             np.full(k, min(1 / k, bound)),
             method="SLSQP",
-            bounds=[(0, bound)] * k,
-            constraints={"type": kind, "fun": lambda p: 1 - p.sum()},
+            jac=lambda p, d=gaps[i]: temperature * slope(p, divergence) - d,
+            bounds=[(1e-12, bound)] * k,
+            constraints={"type": kind, "fun": lambda p: 1 - p.sum(), "jac": lambda p: -np.ones(k)},
             options={"ftol": 1e-13, "maxiter": 500},
         )
         assert abs(-best.fun - float(loss[i])) < 1e-5
