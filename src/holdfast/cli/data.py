@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -159,5 +159,5 @@ def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)

@@ -103,7 +103,7 @@ def locate(named: NamedSet, name: str) -> Path:
     """
     file = next(f for f in named.files if f.name == name)
     folder, local = file.folder or named.name, data_folder()
-    names = dict.fromkeys([file.name, *([file.official_name] if file.url else [])])
+    names = [file.name] if file.official_name in ("", file.name) else [file.name, file.official_name]
     for base in [*([local] if local is not None else []), cache_folder()]:
         for candidate in names:
             path = base / folder / candidate

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from PIL import Image
 
 from holdfast.core.arrays import as_tensor
@@ -37,7 +37,7 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
-def resize(x: UInt8[np.ndarray, "n channels height width"], size: int) -> UInt8[np.ndarray, "n channels size size"]:
+def resize(x: Shaped[np.ndarray, "n channels height width"], size: int) -> Shaped[np.ndarray, "n channels size size"]:
     """Return uint8 images resized with antialiased bilinear interpolation, a block at a time."""
     if x.shape[2:] == (size, size):
         return x

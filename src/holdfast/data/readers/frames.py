@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from holdfast.data.errors import DataError, suggest
 
-__all__ = ["MISSING", "check_columns", "column_names", "csv_options", "file_type", "read_arrow"]
+__all__ = ["MISSING", "check_columns", "column_names", "csv_options", "file_type", "needed_columns", "read_arrow"]
 
 MISSING: tuple[str, ...] = (
     *("", "NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "#N/A", "#NA", "<NA>", "None"),
@@ -102,6 +102,14 @@ def csv_options(
         "false_values": ["false", "False", "FALSE"],
     }
     return read, parse, convert, bad
+
+
+def needed_columns(columns: Sequence[str], label: str, environment: str | None) -> list[str]:
+    """Return the columns to read, each once."""
+    names: list[str] = [*columns, label]
+    if environment is not None:
+        names.append(environment)
+    return list(dict.fromkeys(names))
 
 
 def column_names(path: str | Path, encoding: str = "utf-8") -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from holdfast.core.checks import check_choice, check_number
@@ -94,7 +94,7 @@ def find_images(folder: Path) -> list[Path]:
 
 def load_images(
     files: Sequence[str | Path], *, size: Size = None, mode: Mode = "auto", workers: int | None = None
-) -> UInt8[np.ndarray, "n channels height width"]:
+) -> Shaped[np.ndarray, "n channels height width"]:
     """Decode images into one uint8 array (n, C, H, W); see :func:`read_images` for the arguments.
 
     Raises:
@@ -135,7 +135,7 @@ def iter_images(
     mode: Literal["L", "RGB"],
     chunk: int = 512,
     workers: int | None = None,
-) -> Iterator[tuple[list[Path], UInt8[np.ndarray, "n channels height width"]]]:
+) -> Iterator[tuple[list[Path], Shaped[np.ndarray, "n channels height width"]]]:
     """Yield ``(files, images)`` of a folder of any layout, an image, or a list of them, a chunk at a time.
 
     Example:

@@ -20,7 +20,7 @@ from holdfast.data.readers.columns import (
     label_values,
     warn_absent,
 )
-from holdfast.data.readers.frames import check_columns, column_names, read_arrow
+from holdfast.data.readers.frames import check_columns, column_names, needed_columns, read_arrow
 from holdfast.data.readers.images import IMAGE_SUFFIXES, Mode, Size, load_images
 
 __all__ = ["read_manifest"]
@@ -67,7 +67,7 @@ def read_manifest(
     """
     path = Path(path)
     check_columns(path.name, column_names(path), file=file, label=label, environment=environment, attributes=attributes)
-    needed = list(dict.fromkeys([file, label, *([environment] if environment else []), *attributes]))
+    needed = needed_columns([file, *attributes], label, environment)
     table = read_arrow(path, needed, text=[file])
     listed = decoded(table[file])
     row, count = first_null(listed)

@@ -25,6 +25,7 @@ from holdfast.data.readers.frames import (
     MISSING,
     check_columns,
     column_names,
+    needed_columns,
     read_arrow,
 )
 
@@ -70,8 +71,13 @@ def read_table(
     """
     names = column_names(path, encoding)
     wanted = _choose(names, path, label, environment, attributes, columns, drop, categorical)
-    needed = list(dict.fromkeys([*wanted, *attributes, label, *([environment] if environment else [])]))
-    table = read_arrow(path, needed, text=categorical, missing=[*MISSING, *missing], encoding=encoding)
+    table = read_arrow(
+        path,
+        needed_columns([*wanted, *attributes], label, environment),
+        text=categorical,
+        missing=[*MISSING, *missing],
+        encoding=encoding,
+    )
     return _assemble(table, Path(path).name, label, environment, attributes, wanted, categorical, task)
 
 
@@ -99,7 +105,7 @@ def read_frame(
     names = [str(c) for c in frame.columns]
     wanted = _choose(names, "the frame", label, environment, attributes, columns, drop, categorical)
     arrays = {}
-    for name in dict.fromkeys([*wanted, *attributes, label, *([environment] if environment else [])]):
+    for name in needed_columns([*wanted, *attributes], label, environment):
         column = frame.iloc[:, names.index(name)]
         if name in categorical:
             column = column.astype(object).map(lambda v: None if pd.isna(v) else str(v))

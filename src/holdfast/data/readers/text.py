@@ -19,7 +19,7 @@ from holdfast.data.readers.columns import (
     label_values,
     warn_absent,
 )
-from holdfast.data.readers.frames import MISSING, check_columns, column_names, read_arrow
+from holdfast.data.readers.frames import MISSING, check_columns, column_names, needed_columns, read_arrow
 
 __all__ = ["read_text"]
 
@@ -48,7 +48,8 @@ def read_text(
     Example:
         >>> import tempfile
         >>> p = Path(tempfile.mkdtemp()) / "posts.jsonl"
-        >>> rows = ['{"text": "%s", "y": %d, "site": "%s"}' % r for r in [("hi", 0, "A"), ("no", 1, "A"), ("hey", 0, "B"), ("go", 1, "B")]]
+        >>> posts = [("hi", 0, "A"), ("no", 1, "A"), ("hey", 0, "B"), ("go", 1, "B")]
+        >>> rows = ['{"text": "%s", "y": %d, "site": "%s"}' % post for post in posts]
         >>> _ = p.write_text("\\n".join(rows))
         >>> read_text(p, label="y", environment="site", task="classification").x[:2]
         ['hi', 'no']
@@ -57,7 +58,7 @@ def read_text(
         raise DataError(f"attributes must be a list of column names, got the text {attributes!r}")
     names, source = column_names(path, encoding), Path(path).name
     check_columns(source, names, text=text, label=label, environment=environment, attributes=attributes)
-    needed = list(dict.fromkeys([text, label, *([environment] if environment else []), *attributes]))
+    needed = needed_columns([text, *attributes], label, environment)
     table = read_arrow(path, needed, text=[text], missing=[*MISSING, *missing], encoding=encoding)
     texts = decoded(table[text])
     row, count = first_null(texts)
