@@ -49,7 +49,11 @@ class _World:
 
 
 def _procedural(seed: int, n_tasks: int, each: int, n_unseen: int, external: list[int], epochs: int) -> _World:
-    """Gaussian classes in 16 dimensions, seen through a fixed random nonlinearity."""
+    """Gaussian classes in 16 dimensions, seen through a fixed random nonlinearity.
+
+    An untrained network keeps these classes apart nearly perfectly (the ``untrained`` row), so the world compares
+    ways to update a model; it does not ask whether to train one.
+    """
     rng = generator(spawn_seed(seed, "world"))
     n_own = n_tasks * each
     n = n_own + n_unseen + external[-1]
@@ -210,7 +214,7 @@ def _gap(a: str, b: str) -> Callable[[Values], float]:
 PAPER = describe(
     12,
     experiment=_experiment,
-    seeds=5,
+    seeds=10,
     claims=(
         Claim(
             "ac-over-rehearsal",
@@ -268,6 +272,8 @@ PAPER = describe(
             "for 80% of the classes",
             lambda v: v["hoc/same_by_class"],
             at_least=0.8,
+            note="early versions hold all their classes in a narrow cone (few of the 128 prototypes are in use), so "
+            "distances within a class are tiny there, and they grow while later versions spread out",
         ),
     ),
 )
