@@ -75,3 +75,10 @@ class Leaky(NearestMean):
         if (np.asarray(X)[:, -1] < 0).any():
             raise AssertionError("held-out samples reached training")
         return super().fit(X, y, environment=environment)
+
+
+class AlwaysRaises(NearestMean):
+    """Never fits."""
+
+    def fit(self, X, y, *, environment=None):
+        raise ValueError("it cannot be fitted")

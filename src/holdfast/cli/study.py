@@ -156,7 +156,8 @@ def predict(
 
     bundle = Bundle.load(model)
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} rows"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    screen = Console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         task = progress.add_task("", total=None)
         done = predict_stream(
             bundle,
@@ -290,7 +291,7 @@ def _progress(console: Console) -> Iterator[Any]:
     )
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     failed = 0
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
 
         def watch(state: Any) -> None:

@@ -77,9 +77,7 @@ def predict_stream(
             if sink is None:
                 if not to_screen:
                     target.parent.mkdir(parents=True, exist_ok=True)
-                sink = _open(
-                    sys.stdout.buffer if to_screen else part, table.schema, parquet=target.suffix == ".parquet"
-                )
+                sink = _open(sys.stdout.buffer if to_screen else part, table.schema, target.suffix)
             sink.write_table(table)
             done += len(frame)
             _count(classes, frame["prediction"])

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from holdfast.data import DataError, iter_images, iter_table, load_images
+from holdfast.data.readers.images import IMAGE_SUFFIXES
 from holdfast.data.readers.pick import detect
 from holdfast.study.bundle import BundleInfo
 
@@ -53,10 +54,32 @@ def _numbered(start: int, n: int, kept: pd.DataFrame | None = None) -> pd.DataFr
     return row if kept is None or kept.empty else row.join(kept.reset_index(drop=True))
 
 
+def _frames(path: Path, columns: dict[str, str], rows: int) -> Iterator[pd.DataFrame]:
+    """Chunks of a table with the types the model was trained on; JSON lines are streamed too, JSON is read whole."""
+    if path.suffix.lower() not in (".json", ".jsonl", ".ndjson"):
+        yield from iter_table(path, columns=columns, chunk_rows=rows)
+        return
+    try:
+        whole = path.suffix.lower() == ".json"
+        read = pd.read_json(path, dtype=False, **({} if whole else {"lines": True, "chunksize": rows}))
+        for frame in [read] if whole else read:
+            for name in columns:
+                if name not in frame.columns:
+                    raise DataError(f"{path.name} has no column {name!r}; it has {', '.join(map(str, frame.columns))}")
+            as_type = {"number": pd.to_numeric, "time": pd.to_datetime, "text": lambda c: c.astype("string")}
+            typed = pd.DataFrame({name: as_type[kind](frame[name]) for name, kind in columns.items()})
+            for start in range(0, len(typed), rows):
+                yield typed.iloc[start : start + rows].reset_index(drop=True)
+    except DataError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: {error}") from error
+
+
 def _table(info: BundleInfo, path: Path, rows: int, keep: tuple[str, ...]) -> Iterator[Chunk]:
     columns = dict(info.columns) | {k: "text" for k in keep if k not in info.columns}
     start = 0
-    for frame in iter_table(path, columns=columns, chunk_rows=rows):
+    for frame in _frames(path, columns, rows):
         yield Chunk(_numbered(start, len(frame), frame[list(keep)]), frame[list(info.columns)])
         start += len(frame)
 
@@ -70,7 +93,7 @@ def _text(info: BundleInfo, path: Path, rows: int, keep: tuple[str, ...]) -> Ite
             part = lines[start : start + rows]
             yield Chunk(_numbered(start, len(part)), part)
         return
-    for frame in iter_table(path, columns={text: "text"} | dict.fromkeys(keep, "text"), chunk_rows=rows):
+    for frame in _frames(path, {text: "text"} | dict.fromkeys(keep, "text"), rows):
         texts = frame[text].fillna("").astype(str).tolist()
         yield Chunk(_numbered(start, len(frame), frame[list(keep)]), texts)
         start += len(frame)
@@ -84,13 +107,13 @@ def _images(info: BundleInfo, path: Path, rows: int, keep: tuple[str, ...]) -> I
     if channels not in (1, 3):
         raise DataError(f"the model reads images of {channels} channels; give them as .npy or .npz")
     mode = "L" if channels == 1 else "RGB"
-    if path.is_dir() or path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
+    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
         for files, x in iter_images(path, size=(height, width), mode=mode, chunk=rows):
             names = [str(f.relative_to(path)) if path.is_dir() else str(f) for f in files]
             yield Chunk(pd.DataFrame({"file": names}), x)
         return
     column = str(info.reading.get("file") or "path")
-    for frame in iter_table(path, columns={column: "text"}, chunk_rows=rows):
+    for frame in _frames(path, {column: "text"}, rows):
         files = [path.parent / f for f in frame[column]]
         x = load_images(files, size=(height, width), mode=mode)
         yield Chunk(pd.DataFrame({"file": frame[column].tolist()}), x)
