@@ -181,9 +181,12 @@ class Environments:
         """
         index = pd.Index(self.names, name="environment")
         if self.task == "regression":
-            table = pd.Series(self.y).groupby(self.environment).agg(["size", "mean", "std", "min", "max"])
-            table = table.reindex(range(len(self.names))).rename(columns={"size": "samples"}).set_axis(index)
-            return table.astype({"samples": "int64"}) if table["samples"].notna().all() else table
+            parts = [self.y[self.environment == i] for i in range(len(self.names))]
+            spread = [[v.mean(), v.std(ddof=1) if len(v) > 1 else np.nan, v.min(), v.max()] for v in parts if len(v)]
+            kept = index[[bool(len(v)) for v in parts]]
+            table = pd.DataFrame(spread, index=kept, columns=["mean", "std", "min", "max"]).reindex(index)
+            table.insert(0, "samples", [len(v) for v in parts])
+            return table
         k = len(self.classes)
         flat = np.bincount(self.environment * k + self.labels, minlength=k * len(self.names))
         table = pd.DataFrame(flat.reshape(-1, k), index=index, columns=[str(c) for c in self.classes])

@@ -80,7 +80,7 @@ def plain_array(v: Any) -> np.ndarray:
         if pd.api.types.is_string_dtype(s.dtype):
             s = s.astype(object)
         elif pd.api.types.is_extension_array_dtype(s.dtype) and not s.isna().any():
-            s = s.astype(s.dtype.numpy_dtype if hasattr(s.dtype, "numpy_dtype") else object)
+            s = s.astype(getattr(s.dtype, "numpy_dtype", object))
         v = s.to_numpy()
     v = np.asarray(v, dtype=object) if isinstance(v, (list, tuple)) and _mixed(v) else np.asarray(v)
     if v.dtype.kind == "O" and v.ndim == 1 and v.size and all(isinstance(a, str) for a in v):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from holdfast.data.environments import Environments
@@ -14,7 +16,7 @@ def sklearn_digits(get: Get) -> Environments:
     """1,797 digits of 8 by 8 pixels, grey levels 0 to 1."""
     from sklearn.datasets import load_digits
 
-    d = load_digits()
+    d: Any = load_digits()
     return Environments.from_arrays((d.images[:, None] / 16).astype(np.float32), d.target, kind="image")
 
 
@@ -22,7 +24,7 @@ def iris(get: Get) -> Environments:
     """150 flowers of three species: four lengths in cm."""
     from sklearn.datasets import load_iris
 
-    d = load_iris()
+    d: Any = load_iris()
     return Environments.from_arrays(d.data, d.target_names[d.target])
 
 
@@ -30,7 +32,7 @@ def wine(get: Get) -> Environments:
     """178 wines of three cultivars: 13 chemical measurements."""
     from sklearn.datasets import load_wine
 
-    d = load_wine()
+    d: Any = load_wine()
     return Environments.from_arrays(d.data, d.target_names[d.target])
 
 
@@ -38,7 +40,7 @@ def breast_cancer(get: Get) -> Environments:
     """569 tumours, malignant or benign: 30 measurements of cell nuclei."""
     from sklearn.datasets import load_breast_cancer
 
-    d = load_breast_cancer()
+    d: Any = load_breast_cancer()
     return Environments.from_arrays(d.data, d.target_names[d.target])
 
 
@@ -46,5 +48,5 @@ def diabetes(get: Get) -> Environments:
     """442 patients: progression of diabetes after one year (regression) from ten measurements."""
     from sklearn.datasets import load_diabetes
 
-    d = load_diabetes()
+    d: Any = load_diabetes()
     return Environments.from_arrays(d.data, d.target.astype(np.float64))

@@ -44,8 +44,8 @@ def _text(path: Path) -> str:
     return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
 
 
-def _frame(path: Path, separator: str = ",", **types: type) -> pd.DataFrame:
-    return pd.read_csv(io.StringIO(_text(path)), sep=separator, dtype=types or None)
+def _frame(path: Path) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(_text(path)))
 
 
 def _floats(frame: pd.DataFrame) -> pd.DataFrame:
@@ -151,11 +151,12 @@ def communities_crime(get: Get, *, target: Literal["rate", "high"] = "rate", sma
     check_choice("target", target, ("rate", "high"))
     check_number("smallest", smallest, low=1, integer=True)
     frame = pd.read_csv(io.StringIO(_text(get("communities.csv.gz"))), na_values="?")
-    state = frame["state"].map(STATES).to_numpy(dtype=str)
+    state = np.array([STATES[int(s)] for s in frame["state"]])
     rate = frame["ViolentCrimesPerPop"].to_numpy(dtype=np.float64)
     y = rate if target == "rate" else (rate > np.median(rate)).astype(np.int64)
     x = _floats(frame.drop(columns=["state", "county", "community", "communityname", "fold", "ViolentCrimesPerPop"]))
-    kept = pd.Series(state).map(pd.Series(state).value_counts()).to_numpy() >= smallest
+    _, place, size = np.unique(state, return_inverse=True, return_counts=True)
+    kept = size[place] >= smallest
     facts = {k: frame[k].to_numpy()[kept] for k in ("racepctblack", "racePctWhite")}
     return Environments.from_arrays(x[kept], y[kept], state[kept], facts)
 
@@ -214,7 +215,7 @@ def hate_speech(
     for name, file in files.items():
         frame = pd.read_csv(io.StringIO(_text(get(file))), keep_default_na=False)
         frame = frame[["text", "hate", "label", "targets", "split", "platform"]]
-        where = frame["platform"].map(lambda p: f"hatexplain_{p}") if name == "hatexplain" else name
+        where = "hatexplain_" + frame["platform"] if name == "hatexplain" else name
         frame = frame.assign(environment=where)
         if limit is not None:
             drawn = [g.iloc[np.sort(rng.permutation(len(g))[:limit])] for _, g in frame.groupby("environment")]

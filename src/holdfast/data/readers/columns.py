@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from holdfast.data.environments import Environments
 from holdfast.data.errors import DataError, DataWarning
@@ -31,9 +30,9 @@ def at(source: Source, column: str, row: int | None = None) -> str:
 
 def first_null(column: pa.ChunkedArray) -> tuple[int, int]:
     """Return the row of the first missing value and their number; NaN counts as missing."""
-    missing = pc.is_null(column, nan_is_null=True)
-    count = pc.sum(missing).as_py() or 0
-    return (pc.index(missing, True).as_py() if count else -1), count
+    missing = column.is_null(nan_is_null=True).to_numpy()
+    count = int(missing.sum())
+    return (int(missing.argmax()) if count else -1), count
 
 
 def is_text(t: pa.DataType) -> bool:
@@ -86,7 +85,8 @@ def feature(column: pa.ChunkedArray, where: str, as_text: bool = False) -> pa.Ch
     if pa.types.is_date(t) or pa.types.is_timestamp(t):
         return column.cast(pa.timestamp("us"), safe=False)
     if pa.types.is_duration(t):
-        return pc.divide(column.cast(pa.duration("us"), safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)
+        seconds = column.cast(pa.duration("us"), safe=False).to_numpy() / np.timedelta64(1, "s")
+        return pa.chunked_array([pa.array(seconds, pa.float64(), from_pandas=True)])
     return column if is_text(t) else column.cast(pa.string())
 
 
@@ -95,7 +95,7 @@ def check_not_mixed(column: pa.ChunkedArray, source: Source, name: str) -> None:
     head = column.slice(0, 2000).drop_null().to_pylist()
     if sum(bool(_NUMBER.fullmatch(v)) for v in head) < 0.5 * len(head) or not head:
         return
-    values = pc.value_counts(column.drop_null())
+    values = column.drop_null().value_counts()
     words = values.field("values").to_pylist()
     counts = values.field("counts").to_numpy(zero_copy_only=False)
     number = np.array([bool(_NUMBER.fullmatch(w)) for w in words])
@@ -104,7 +104,7 @@ def check_not_mixed(column: pa.ChunkedArray, source: Source, name: str) -> None:
     if number.all() or not mostly or not (distinct >= 10 or (distinct >= 4 and distinct >= 0.5 * cells)):
         return
     word = words[int(np.flatnonzero(~number)[np.argmax(counts[~number])])]
-    row = pc.index(column, word).as_py()
+    row = column.index(word).as_py()
     raise DataError(
         f"{at(source, name, row)}: {word!r} in a column of numbers ({cells} of {int(counts.sum())} are); correct "
         f"it, count it as missing with missing=[{word!r}], or read the column as categories with "
@@ -127,7 +127,7 @@ def label_values(column: pa.ChunkedArray, source: Source, name: str, task: Task 
         )
     if not (is_text(column.type) or is_number(column.type)):
         column = feature(column, at(source, name), as_text=True)
-    n, distinct = len(column), pc.count_distinct(column).as_py()
+    n, distinct = len(column), len(column.unique())
     if distinct == 1 and n > 1:
         raise DataError(
             f"{at(source, name)}: the label is {column[0].as_py()!r} in all {n} rows, so there is nothing to "
@@ -183,7 +183,7 @@ def environment_codes(column: pa.ChunkedArray, source: Source, name: str) -> tup
         )
     if not (is_text(column.type) or is_number(column.type)):
         column = column.cast(pa.string())
-    encoded = pc.dictionary_encode(column.combine_chunks())
+    encoded = column.combine_chunks().dictionary_encode()
     encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
     values = encoded.dictionary.to_pylist()
     if len(values) == 1:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
@@ -164,7 +163,7 @@ def read_arrow(
     for name in text:
         if name in table.column_names and not pa.types.is_string(table[name].type):
             i = table.column_names.index(name)
-            table = table.set_column(i, name, pc.cast(table[name], pa.string()))
+            table = table.set_column(i, name, table[name].cast(pa.string()))
     return table
 
 

@@ -78,7 +78,7 @@ def _castable(column: pa.Array, t: pa.DataType) -> bool:
     if pa.types.is_boolean(t):
         return set(column.unique().slice(0, 7).to_pylist()) <= {"true", "True", "TRUE", "false", "False", "FALSE"}
     try:
-        (column if pa.types.is_string(t) else pc.utf8_trim_whitespace(column)).cast(t)
+        (column if pa.types.is_string(t) else pc.call_function("utf8_trim_whitespace", [column])).cast(t)
     except pa.ArrowInvalid:
         return False
     return True

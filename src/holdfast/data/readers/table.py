@@ -190,7 +190,7 @@ def _warn_suspicious(x: pd.DataFrame, y: np.ndarray, source: str, label: str) ->
                 DataWarning,
                 stacklevel=4,
             )
-        if text and n >= 20 and column.iloc[:1000].nunique() == min(n, 1000) and column.nunique() == n:
+        if text and n >= 20 and not column.iloc[:1000].duplicated().any() and not column.duplicated().any():
             warnings.warn(
                 f"{at(source, name)} has another text in every row (an identifier?); leave it out with "
                 f"drop=[{name!r}], or read texts with read_text",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pyarrow.compute as pc
-
 from holdfast.data.environments import Environments
 from holdfast.data.errors import DataError
 from holdfast.data.labels import Task
@@ -66,7 +64,7 @@ def read_text(
         raise DataError(
             f"{at(source, text, row)}: the text is missing ({count} of {len(texts)} are); fill it in or drop the row"
         )
-    if pc.count_distinct(texts).as_py() == 1 and len(texts) > 1:
+    if len(texts.unique()) == 1 and len(texts) > 1:
         raise DataError(f"{at(source, text)}: every row holds the same text; is it the right column?")
     y = label_values(table[label], source, label, task)
     codes, places = (None, None) if environment is None else environment_codes(table[environment], source, environment)
