@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from holdfast.core.arrays import as_tensor
+
 __all__ = [
     "check_choice",
     "check_finite",
@@ -73,7 +75,7 @@ def check_finite(name: str, x: Tensor | np.ndarray) -> None:
         ...
         ValueError: scores must be finite, but row 1 holds nan (1 of 2 entries are not finite)
     """
-    t = torch.as_tensor(x)
+    t = as_tensor(x)
     if not (t.is_floating_point() or t.is_complex()):
         return
     # Summation propagates NaN and infinity, so the usual finite case costs one pass and no mask.

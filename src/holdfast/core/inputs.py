@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from holdfast.core.arrays import as_tensor
 from holdfast.core.checks import check_finite
 from holdfast.core.signature import InputKind, InputSignature
 
@@ -143,7 +144,7 @@ def input_kind(x: Any) -> InputKind:
 
 
 def _as_channels_first(x: Any) -> Tensor:
-    t = torch.as_tensor(np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x)
+    t = as_tensor(x)
     if t.ndim == 3:
         t = t[:, None]
     elif t.shape[1] not in _CHANNELS and t.shape[3] in _CHANNELS:
@@ -215,7 +216,7 @@ class InputEncoder:
             sample = sample.float() / 255 if t.dtype == torch.uint8 else sample
             mean, std = _moments(sample, (0, 2, 3))
             return cls(InputSignature("image", tuple(t.shape[1:]), mean=mean, std=std))
-        t = torch.as_tensor(np.asarray(x, dtype=np.float32))
+        t = as_tensor(np.asarray(x, dtype=np.float32))
         check_finite("x", t)
         mean, std = _moments(t, (0,))
         return cls(InputSignature("vector", (t.shape[1],), mean=mean, std=std))
@@ -276,7 +277,7 @@ class InputEncoder:
             return _Sets(values, starts)
         if kind == "graphs":
             return _Graphs(list(x))
-        t = _as_channels_first(x) if kind == "image" else torch.as_tensor(np.asarray(x, dtype=np.float32))
+        t = _as_channels_first(x) if kind == "image" else as_tensor(np.asarray(x, dtype=np.float32))
         if tuple(t.shape[1:]) != want.shape:
             raise ValueError(f"the model was fitted on {kind} input of shape {want.shape}, got {tuple(t.shape[1:])}")
         check_finite("x", t)
