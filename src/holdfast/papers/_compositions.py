@@ -112,10 +112,10 @@ def compositions(seed: int, n_classes: int, side: int, n_train: int, n_test: int
     y, y_test = torch.arange(n_train) % n_classes, torch.arange(n_test) % n_classes
     new = unknown[torch.arange(n_test) % len(unknown)]
     return Compositions(
-        x=render(*known[y].T, rng),
+        x=render(known[y, 0], known[y, 1], rng),
         y=y,
-        x_test=render(*known[y_test].T, rng),
+        x_test=render(known[y_test, 0], known[y_test, 1], rng),
         y_test=y_test,
-        near=render(*new.T, rng),
+        near=render(new[:, 0], new[:, 1], rng),
         far=far_outliers(n_test, rng),
     )

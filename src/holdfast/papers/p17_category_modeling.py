@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from sklearn.datasets import load_digits
@@ -23,6 +23,8 @@ from holdfast.representation.ood import KNN, MSP, Energy, GroupedGaussian, Mahal
 from holdfast.representation.self_distillation import DINOLoss, EMATeacher, MultiCropWrapper, random_resized_crops
 
 __all__ = ["PAPER"]
+
+Model = TypeVar("Model", "_Categories", "_Classifier")
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ class _Classifier(nn.Module):
 class _Objective(nn.Module):
     """Hands a batch, with input noise, to the module's own objective through ``forward``."""
 
-    def __init__(self, model: nn.Module, noise: float) -> None:
+    model: _Categories | _Classifier
+
+    def __init__(self, model: _Categories | _Classifier, noise: float) -> None:
         super().__init__()
         self.model, self.noise = model, noise
 
@@ -130,7 +134,7 @@ def _steps(setting: _Setting, world: _World) -> int:
     return setting.epochs * len(BatchPlan(len(world.y), setting.batch, seed=0, drop_last=True))
 
 
-def _fit(make: Callable[[], nn.Module], setting: _Setting, world: _World, seed: int, trained: bool = True) -> nn.Module:
+def _fit(make: Callable[[], Model], setting: _Setting, world: _World, seed: int, trained: bool = True) -> Model:
     """Make the module from the seed and train it; equal seeds give equal starts and equal batches."""
     with isolated_rng(spawn_seed(seed, "weights")):
         model = make()

@@ -98,6 +98,8 @@ class _Grid(nn.Module):
     because the sum of the mean losses is minimised.
     """
 
+    noisy: Tensor
+
     def __init__(self, setting: _Setting, n_classes: int, noisy: Tensor) -> None:
         super().__init__()
         self.lrs, self.n_noises = setting.lrs, len(noisy)
@@ -166,7 +168,7 @@ def _train(setting: _Setting, world: _World, noisy: Tensor, rows: Tensor, seed: 
         lr=max(setting.lrs),
         momentum=0.9,
         weight_decay=setting.weight_decay,
-        param_groups=_Grid.groups,
+        param_groups=lambda module: grid.groups(),
         schedule="step",
         milestones=(0.5, 0.75),
         device=setting.device,
@@ -273,7 +275,7 @@ def _fashion(seed: int, n_train: int) -> _World:
     from holdfast.data.named import load_named
 
     sets = load_named("fashion-mnist")
-    x = torch.as_tensor(np.asarray(sets.x)).float().reshape(len(sets), 1, 28, 28) / 255
+    x = torch.from_numpy(np.array(sets.x)).float().reshape(len(sets), 1, 28, 28) / 255
     y = torch.as_tensor(np.unique(np.asarray(sets.y), return_inverse=True)[1])
     order = torch.randperm(len(y), generator=generator(spawn_seed(seed, "split")))
     fit, test = order[:n_train], order[n_train : n_train + 10_000]

@@ -106,7 +106,7 @@ class CategoryModel(NeuralClassifier):
     beta: float = 0.1
     gamma: float | None = None
     train_centers: bool = True
-    shrinkage: str | float = "ledoit_wolf"
+    shrinkage: Literal["none", "ledoit_wolf"] | float = "ledoit_wolf"
     aggregate: str = "weighted"
 
     def _make_network(self, encoder: nn.Module, context: FitContext) -> Network:

@@ -181,7 +181,7 @@ class HVCMLoss(nn.Module):
         self.register_buffer("pi", torch.randn(n_classes, n_groups, generator=generator).softmax(1))
 
     def forward(
-        self, q: Float[Tensor, "batch groups d"], w: Float[Tensor, "batch groups"], y: Int[Tensor, "batch"]
+        self, q: Float[Tensor, "batch groups d"], w: Float[Tensor, "batch groups"], y: Int[Tensor, " batch"]
     ) -> dict[str, Tensor]:
         """Return the terms of the loss; in training mode, move the mixture weights."""
         self._check(q)
@@ -199,7 +199,7 @@ class HVCMLoss(nn.Module):
         return {"loss": weight + center, "weight": weight, "center": center, "center_cosine": self.center_cosine()}
 
     def terms(
-        self, q: Float[Tensor, "batch groups d"], y: Int[Tensor, "batch"]
+        self, q: Float[Tensor, "batch groups d"], y: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch groups"], Float[Tensor, "batch groups"]]:
         """The two one-sided divergences A (moves samples) and B (moves centres)."""
         log_p, log_m = F.log_softmax(q, -1), F.log_softmax(self.centers, -1)[y]
@@ -221,7 +221,7 @@ class HVCMLoss(nn.Module):
         self._check(q)
         return F.normalize(q.flatten(1), dim=1) @ F.normalize(self.centers.flatten(1), dim=1).T
 
-    def predict(self, q: Float[Tensor, "batch groups d"]) -> Int[Tensor, "batch"]:
+    def predict(self, q: Float[Tensor, "batch groups d"]) -> Int[Tensor, " batch"]:
         """Class whose centre is most similar."""
         return self.cosines(q).argmax(1)
 

@@ -49,7 +49,7 @@ def _moments(d: Tensor, lam: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def adaptive_temperature(
     gaps: Float[Tensor, "batch k"], temperature: float = 1.0, alpha: float = 2.0, tolerance: float = 1e-6
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     r"""The temperature that maximises the entropic loss minus its price, exactly and for every row at once.
 
     .. math:: \lambda^* = \arg\max_{\lambda > 0} \psi_\lambda - \tfrac a2 (\lambda - \lambda_0)^2, \qquad
@@ -201,15 +201,15 @@ class AdaptiveLDR(nn.Module):
     def forward(
         self,
         scores: Float[Tensor, "batch k"],
-        target: Int[Tensor, "batch"],
-        index: Int[Tensor, "batch"] | None = None,
+        target: Int[Tensor, " batch"],
+        index: Int[Tensor, " batch"] | None = None,
     ) -> Tensor:
         """Loss of a batch whose rows are the examples ``index`` of the training set."""
         f = normalize_scores(scores, self.normalize)
         if f.shape[1] != self.num_classes:
             raise ValueError(f"scores must have {self.num_classes} columns, got {f.shape[1]}")
         check_target(f, target, soft=False)
-        self._check_index(index, len(f))
+        index = self._check_index(index, len(f))
         with torch.no_grad():
             lam = self._solve(f.detach(), target, index)
             if self.training:
@@ -235,7 +235,7 @@ class AdaptiveLDR(nn.Module):
         fused = F.cross_entropy(z / lam.unsqueeze(1), target, reduction="none")
         return lam * (fused - math.log(self.num_classes))
 
-    def _check_index(self, index: Tensor | None, n: int) -> None:
+    def _check_index(self, index: Tensor | None, n: int) -> Tensor:
         if index is None:
             raise ValueError("index is needed: the rows of the training set that the batch holds")
         if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
@@ -252,6 +252,7 @@ class AdaptiveLDR(nn.Module):
                 f"index holds row {row} more than once; a batch must not repeat an example, because each owns one "
                 "temperature (sample without replacement within a batch)"
             )
+        return index
 
     def extra_repr(self) -> str:
         return (

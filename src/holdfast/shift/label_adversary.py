@@ -102,10 +102,10 @@ def _penalty(p: Tensor, divergence: str) -> Tensor:
 
 def label_dro(
     scores: Float[Tensor, "batch k"],
-    target: Int[Tensor, "batch"],
+    target: Int[Tensor, " batch"],
     divergence: Divergence = "kl",
     cap: float | None = None,
-    temperature: float | Float[Tensor, "batch"] = 1.0,
+    temperature: float | Float[Tensor, " batch"] = 1.0,
     margin: float = 0.0,
     reduction: Reduction = "mean",
 ) -> tuple[Tensor, Float[Tensor, "batch k"]]:

@@ -128,7 +128,8 @@ class LabelDRO(NeuralClassifier):
         held = self._validation_rows(len(encoded))
         rows = held if len(held) else torch.arange(len(encoded))
         logits = self._outputs(self.network_, encoded, rows)
-        self.network_.head.scale.fill_(fit_temperature(logits, targets[rows]))
+        network: Any = self.network_
+        network.head.scale.fill_(fit_temperature(logits, targets[rows]))
 
 
 @learner

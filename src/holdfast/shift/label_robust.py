@@ -115,7 +115,7 @@ def rescale(f: Tensor, mode: Normalization) -> Tensor:
 
 
 def score_gaps(
-    scores: Float[Tensor, "batch k"], target: Int[Tensor, "batch"], margin: float = 0.0
+    scores: Float[Tensor, "batch k"], target: Int[Tensor, " batch"], margin: float = 0.0
 ) -> Float[Tensor, "batch k"]:
     r"""How far every class stands above the label: :math:`\delta_k = f_k - f_y + c\,\mathbb 1[k \ne y]`.
 
@@ -175,8 +175,8 @@ def _robust_value(gaps: Tensor, temperature: float | Tensor) -> Tensor:
 
 def ldr_kl(
     scores: Float[Tensor, "batch k"],
-    target: Int[Tensor, "batch"] | Float[Tensor, "batch k"],
-    temperature: float | Float[Tensor, "batch"] = 1.0,
+    target: Int[Tensor, " batch"] | Float[Tensor, "batch k"],
+    temperature: float | Float[Tensor, " batch"] = 1.0,
     margin: float = 0.0,
     reduction: Reduction = "mean",
 ) -> Tensor:
@@ -237,8 +237,8 @@ def ldr_kl(
 
 def ldr_weights(
     scores: Float[Tensor, "batch k"],
-    target: Int[Tensor, "batch"],
-    temperature: float | Float[Tensor, "batch"] = 1.0,
+    target: Int[Tensor, " batch"],
+    temperature: float | Float[Tensor, " batch"] = 1.0,
     margin: float = 0.0,
 ) -> Float[Tensor, "batch k"]:
     r"""The adversary's class weights :math:`p^*_k = \mathrm{softmax}(\delta / \lambda)_k` behind :func:`ldr_kl`.

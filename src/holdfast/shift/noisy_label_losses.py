@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -37,8 +38,8 @@ __all__ = [
     "weston_watkins",
 ]
 
-Scores = Float[Tensor, "batch k"]
-Labels = Int[Tensor, "batch"]
+Scores: TypeAlias = Float[Tensor, "batch k"]
+Labels: TypeAlias = Int[Tensor, " batch"]
 
 
 def _log_p(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

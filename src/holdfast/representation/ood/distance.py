@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class Mahalanobis(OODDetector):
     needs_labels: ClassVar[bool] = True
 
     tied: bool = True
-    shrinkage: str | float = "ledoit_wolf"
+    shrinkage: Literal["none", "ledoit_wolf"] | float = "ledoit_wolf"
 
     def _fit(self, features: Tensor, labels: Tensor, logits: Tensor | None) -> dict[str, Tensor]:
         model = ClassGroupGaussians().fit(_flat(features), labels, shrinkage=self.shrinkage, tied=self.tied)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class GroupedGaussian(OODDetector):
 
     n_groups: int = 1
     aggregate: str = "weighted"
-    shrinkage: str | float = "none"
+    shrinkage: Literal["none", "ledoit_wolf"] | float = "none"
 
     def _check_settings(self) -> None:
         check_number("n_groups", self.n_groups, low=1, integer=True)
