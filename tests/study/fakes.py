@@ -1,7 +1,8 @@
-"""Small classifiers with the interface a study needs, importable by its workers."""
+"""Small classifiers with the interface a study needs, importable by its workers, and a small data set."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -9,6 +10,45 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+
+from holdfast.data import Environments
+from holdfast.study.spec import parse_spec
+
+HERE = str(Path(__file__).parent)
+MEASURED_TIME = ("fit_seconds", "evaluate_seconds")
+
+
+def fake(name: str, title: str | None = None, **params):
+    return {"name": f"fakes:{name}", "params": params} | ({"title": title} if title else {})
+
+
+def spec_of(tmp_path: Path, methods, **fields):
+    return parse_spec({"data": {"path": str(tmp_path)}, "methods": methods, "seeds": 2} | fields)
+
+
+def without_times(summary):
+    text = json.dumps(summary, default=str)
+    fields = json.loads(text)
+    for setting in fields["settings"]:
+        for row in setting["methods"]:
+            for k in MEASURED_TIME:
+                row.pop(k, None)
+    fields.pop("spec")
+    return fields
+
+
+def make_sites(n: int = 240, seed: int = 100, d: int = 5) -> Environments:
+    """Two classes in A, B and C: feature 0 always tells them apart, feature 1 too but the other way round in C.
+
+    The last feature is the row number, negative in C, so that a method can tell which rows it was given.
+    """
+    rng = np.random.default_rng(seed)
+    y, e = np.arange(n) % 2, (np.arange(n) // 2) % 3
+    x = rng.normal(size=(n, d))
+    x[:, 0] += 2 * y
+    x[:, 1] += np.where(e == 2, -1, 1) * 3 * y
+    x[:, -1] = np.where(e == 2, -1, 1) * (1 + np.arange(n)) / n
+    return Environments.from_arrays(x, np.array(["no", "yes"])[y], np.array(list("ABC"))[e])
 
 
 class NearestMean(ClassifierMixin, BaseEstimator):

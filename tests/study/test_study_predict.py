@@ -7,9 +7,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_sites
+from fakes import fake, make_sites, spec_of
 from PIL import Image
-from test_study_runner import fake, spec_of
 
 from holdfast.data import DataError, Environments, read
 from holdfast.study.bundle import Bundle

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import make_sites
-from test_study_runner import fake, spec_of, without_times
+from fakes import fake, make_sites, spec_of, without_times
 
 from holdfast.study.runner import run_study
 

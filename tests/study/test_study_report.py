@@ -8,9 +8,8 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from conftest import make_sites
+from fakes import fake, make_sites, spec_of
 from rich.console import Console
-from test_study_runner import fake, spec_of
 
 from holdfast.study.report import print_summary, render_report
 from holdfast.study.report.charts import Bar, forest, nice_ticks

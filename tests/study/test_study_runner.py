@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sqlite3
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import HERE, make_sites
+from fakes import HERE, fake, make_sites, spec_of, without_times
 
 from holdfast.study.executors import LocalExecutor, usable_cores
 from holdfast.study.load import describe
@@ -22,27 +21,6 @@ from holdfast.study.measure import parts_of, run_cell
 from holdfast.study.plan import Cell, plan
 from holdfast.study.runner import Progress, open_study, run_study
 from holdfast.study.spec import SpecError, parse_spec
-
-MEASURED_TIME = ("fit_seconds", "evaluate_seconds")
-
-
-def fake(name: str, title: str | None = None, **params):
-    return {"name": f"fakes:{name}", "params": params} | ({"title": title} if title else {})
-
-
-def spec_of(tmp_path: Path, methods, **fields):
-    return parse_spec({"data": {"path": str(tmp_path)}, "methods": methods, "seeds": 2} | fields)
-
-
-def without_times(summary):
-    text = json.dumps(summary, default=str)
-    fields = json.loads(text)
-    for setting in fields["settings"]:
-        for row in setting["methods"]:
-            for k in MEASURED_TIME:
-                row.pop(k, None)
-    fields.pop("spec")
-    return fields
 
 
 def run(tmp_path, spec, name="run", **options):
@@ -106,7 +84,7 @@ def test_a_worker_killed_from_outside_is_replaced(tmp_path):
 SCRIPT = """
     import sys
     sys.path.insert(0, {here!r})
-    from conftest import make_sites
+    from fakes import make_sites
     from holdfast.study import parse_spec, run_study
     if __name__ == "__main__":
         method = {{"name": "fakes:NearestMean", "title": "erm", "params": {{"noise": 0.5, "seconds": {seconds}}}}}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import make_sites
+from fakes import fake, make_sites, spec_of
 from scipy import stats
-from test_study_runner import fake, spec_of
 
 from holdfast.metrics import hierarchical_bootstrap
 from holdfast.study.plan import Cell

@@ -22,6 +22,7 @@ from holdfast.representation.self_distillation import DINOLoss, EMATeacher, Mult
 from holdfast.representation.space_comparison import compare_spaces, rotate_onto
 from holdfast.representation.stationary import StationaryClassifier
 from holdfast.representation.stitching import stitch
+from holdfast.representation.trust import DistrustScore, Trust
 
 __all__ = [
     "AnchorSet",
@@ -30,6 +31,7 @@ __all__ = [
     "CompatibilityMatrix",
     "DINOLoss",
     "DefinitionCheck",
+    "DistrustScore",
     "EMATeacher",
     "FeatureDistillation",
     "GroupedCenterHead",
@@ -45,6 +47,7 @@ __all__ = [
     "RelativeClassifier",
     "RelativeEncoder",
     "StationaryClassifier",
+    "Trust",
     "as_groups",
     "check_definition",
     "compare_spaces",

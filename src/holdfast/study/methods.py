@@ -58,6 +58,51 @@ METHODS: dict[str, Method] = {
         "features from which an adversary cannot tell the environment",
         {**_OPTIMISER, "penalty": LogUniform(1e-2, 1e1)},
     ),
+    "label-dro": Method(
+        "holdfast.shift:LabelDRO",
+        "loss robust to the distribution of labels",
+        {**_OPTIMISER, "temperature": LogUniform(1e-1, 1e1), "margin": Uniform(0.0, 1.0)},
+    ),
+    "adaptive-label-dro": Method(
+        "holdfast.shift:AdaptiveLabelDRO",
+        "loss robust to the distribution of labels, as much as each sample needs",
+        {
+            **_OPTIMISER,
+            "temperature": LogUniform(1e0, 1e2),
+            "alpha": LogUniform(5e-1, 8e0),
+            "margin": Uniform(0.0, 1.0),
+        },
+    ),
+    "stationary": Method(
+        "holdfast.representation:StationaryClassifier",
+        "features on a fixed simplex, with room for classes to come",
+        {**_OPTIMISER, "n_preallocated": Choice((32, 64, 128)), "fine_tune": Choice((False, True))},
+    ),
+    "relative": Method(
+        "holdfast.representation:RelativeClassifier",
+        "features as similarities to anchor samples",
+        {**_OPTIMISER, "n_anchors": Choice((None, 32)), "hidden": Choice((64, 128, 256))},
+    ),
+    "category-model": Method(
+        "holdfast.representation:CategoryModel",
+        "groups of features with a Gaussian of every class, for density and class at once",
+        {
+            "lr": LogUniform(1e-2, 3e-1),
+            "weight_decay": LogUniform(1e-6, 1e-2),
+            "n_groups": Choice((4, 8, 16)),
+            "beta": LogUniform(1e-2, 1e0),
+        },
+    ),
+    "rich": Method(
+        "holdfast.representation:RichClassifier",
+        "several networks trained apart, their features concatenated",
+        {**_OPTIMISER, "n_episodes": Choice((2, 4, 6))},
+    ),
+    "matryoshka": Method(
+        "holdfast.representation:MatryoshkaClassifier",
+        "features of which every prefix is a representation too",
+        {**_OPTIMISER, "efficient": Choice((False, True))},
+    ),
 }
 
 
