@@ -12,7 +12,7 @@ from holdfast.metrics.calibration import expected_calibration_error
 from holdfast.metrics.detection import ood_metrics
 from holdfast.representation.category_model import CategoryModel
 
-FAST = {"epochs": 40, "size": "tiny", "random_state": 100}
+FAST = {"epochs": 40, "lr": 1e-2, "size": "tiny", "random_state": 100}
 
 
 @pytest.mark.slow

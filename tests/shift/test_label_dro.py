@@ -12,6 +12,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from holdfast.core.saving import load
 from holdfast.data.shifts.label_noise import uniform_label_noise
+from holdfast.metrics.calibration import expected_calibration_error
 from holdfast.shift.erm import ERM
 from holdfast.shift.label_dro import AdaptiveLabelDRO, LabelDRO, _AdaptiveHead
 from holdfast.shift.label_robust import ldr_kl
@@ -89,6 +90,17 @@ def test_labels_that_are_mostly_wrong_are_outvoted():
     noisy = uniform_label_noise(y[:900], 0.5, 10, seed=100)
     robust, plain = (cls(epochs=40, random_state=100).fit(x[:900], noisy) for cls in (AdaptiveLabelDRO, ERM))
     assert robust.score(x[900:], y[900:]) > plain.score(x[900:], y[900:]) + 0.02
+
+
+@pytest.mark.parametrize(
+    "model", [LabelDRO(normalize="l1", temperature=5.0, **FAST), AdaptiveLabelDRO(**FAST)], ids=str
+)
+def test_normalised_scores_are_calibrated(model):
+    rng = np.random.default_rng(101)
+    y = np.arange(2000) % 3
+    x = 1.5 * np.eye(3)[y] + rng.normal(size=(2000, 3))
+    model.set_params(validation_fraction=0.3).fit(x[:1000], y[:1000])
+    assert expected_calibration_error(y[1000:], model.predict_proba(x[1000:])) < 0.08
 
 
 def test_exported_model_agrees(tmp_path):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from holdfast.core.inputs import Encoded
 from holdfast.core.training import StepInfo
 from holdfast.metrics.calibration import fit_temperature
+from holdfast.metrics.training_temperature import training_temperature
 from holdfast.nn.learner import Batch, FitContext, NeuralClassifier, learner
 from holdfast.nn.network import Network
 from holdfast.representation.category_modeling import GroupedCenterHead, HVCMLoss
@@ -68,8 +69,7 @@ class CategoryModel(NeuralClassifier):
 
     says how far a sample is from every class. The prediction is the most similar centre; ``predict_proba`` is the
     softmax of the cosines over a temperature fitted to the likelihood of the held-out rows (``validation_fraction``),
-    or else of the training rows with one wrong label added for each class, since training rows alone may hold no
-    mistake.
+    or else of the training rows (:func:`holdfast.metrics.training_temperature.training_temperature`).
 
     Args (beside those of every neural learner):
         n_groups: K; more help up to a point.
@@ -96,8 +96,6 @@ class CategoryModel(NeuralClassifier):
         True
     """
 
-    optimizer: str = "sgd"
-    lr: float = 0.1
     n_groups: int = 8
     group_dim: int = 8
     bottleneck: int = 64
@@ -133,7 +131,8 @@ class CategoryModel(NeuralClassifier):
         fitted[held] = False
         rows = fitted.nonzero()[:, 0]
         calibration = held if len(held) else rows
-        self._fit_scale(self._outputs(network, encoded, calibration), targets[calibration], pad=len(held) == 0)
+        fit = fit_temperature if len(held) else training_temperature
+        network.head.temperature.fill_(fit(self._outputs(network, encoded, calibration), targets[calibration]))
         q, y = self._outputs(network, encoded, rows, network.features), targets[rows]
         self.density_: GroupedGaussian | None = None
         if int(torch.bincount(y, minlength=len(self.classes_)).min()) < 2:
@@ -143,15 +142,6 @@ class CategoryModel(NeuralClassifier):
         self.density_ = density.fit(q, y, weights=network.head.loss.pi)
         known = self._outputs(network, encoded, calibration, network.features)
         self.known_scores_ = np.sort(self.density_.score(known))
-
-    def _fit_scale(self, cosines: Tensor, y: Tensor, *, pad: bool) -> None:
-        if pad:
-            present = y.unique()
-            mean = torch.stack([cosines[y == c].mean(0) for c in present])
-            wrong = mean.scatter(1, present[:, None], -2.0).argmax(1)
-            cosines, y = torch.cat([cosines, mean]), torch.cat([y, wrong])
-        network: Any = self.network_
-        network.head.temperature.fill_(fit_temperature(cosines, y))
 
     def score_ood(self, X: Any) -> Float[np.ndarray, " n"]:
         """Return the distance to the nearest class under the densities; higher is more out-of-distribution.

@@ -13,6 +13,7 @@ from holdfast.core.checks import check_choice, check_number
 from holdfast.core.inputs import Encoded
 from holdfast.core.training import StepInfo
 from holdfast.metrics.calibration import fit_temperature
+from holdfast.metrics.training_temperature import training_temperature
 from holdfast.nn.learner import Batch, FitContext, NeuralClassifier, learner
 from holdfast.nn.network import Network
 from holdfast.shift.adaptive_label_robust import AdaptiveLDR, Solver
@@ -25,6 +26,7 @@ class _RobustHead(nn.Module):
     """Scores that the loss sees, and the log-posteriors that the scores stand for."""
 
     scale: Tensor
+    calibration: Tensor
 
     def __init__(self, width: int, n_classes: int, normalize: Normalization, temperature: float) -> None:
         super().__init__()
@@ -33,6 +35,7 @@ class _RobustHead(nn.Module):
         self.normalize: Normalization = normalize
         known = temperature if 0 < temperature < math.inf else 1.0
         self.register_buffer("scale", torch.tensor(float(known)))
+        self.register_buffer("calibration", torch.tensor(1.0))
 
     def scores(self, h: Float[Tensor, "batch width"]) -> Float[Tensor, "batch classes"]:
         """Return the scores in the normalisation of the loss."""
@@ -40,7 +43,7 @@ class _RobustHead(nn.Module):
 
     def forward(self, h: Float[Tensor, "batch width"]) -> Float[Tensor, "batch classes"]:
         """Return scores over the temperature: their softmax is the posterior at the minimum of the risk."""
-        return self._rescale(self.scores(h))
+        return self._rescale(self.scores(h)) / self.calibration
 
     def _rescale(self, f: Tensor) -> Tensor:
         return f / self.scale
@@ -83,6 +86,15 @@ class _AdaptiveRisk(nn.Module):
         return {"loss": loss, "temperature": self.loss.temperatures[batch.index].mean()}
 
 
+def _calibrate(model: NeuralClassifier, encoded: Encoded, targets: Tensor) -> None:
+    """Fit the scale of the log-posteriors to the held-out rows, or else to the training rows."""
+    held = model._validation_rows(len(encoded))
+    rows = held if len(held) else torch.arange(len(encoded))
+    fit = fit_temperature if len(held) else training_temperature
+    network: Any = model.network_
+    network.head.calibration.fill_(fit(model._outputs(network, encoded, rows), targets[rows]))
+
+
 @learner
 class LabelDRO(NeuralClassifier):
     r"""Risk under the label-distributionally robust loss: an adversary re-weights the classes of every sample.
@@ -92,8 +104,8 @@ class LabelDRO(NeuralClassifier):
 
     Hot temperatures tolerate wrong labels, cold ones fit hard. At the minimum of the risk without margin
     :math:`f = \lambda \log q` up to a constant, so ``predict_proba`` is :math:`\mathrm{softmax}(f / \lambda)`. At
-    temperature 0 and infinity the scores carry no scale; there it is fitted to the likelihood of the held-out rows
-    (``validation_fraction``), or else of the training rows.
+    temperature 0 and infinity, and for normalised scores, the scale of the scores says nothing; there it is fitted to
+    the likelihood of the held-out rows (``validation_fraction``), or else of the training rows.
 
     Args (beside those of every neural learner):
         temperature: :math:`\lambda \in [0, \infty]`.
@@ -123,13 +135,8 @@ class LabelDRO(NeuralClassifier):
         return _RobustRisk(self.temperature, self.margin)
 
     def _after_fit(self, encoded: Encoded, targets: Tensor, groups: Tensor, seed: int) -> None:
-        if 0 < self.temperature < math.inf:
-            return
-        held = self._validation_rows(len(encoded))
-        rows = held if len(held) else torch.arange(len(encoded))
-        logits = self._outputs(self.network_, encoded, rows)
-        network: Any = self.network_
-        network.head.scale.fill_(fit_temperature(logits, targets[rows]))
+        if self.normalize != "none" or not 0 < self.temperature < math.inf:
+            _calibrate(self, encoded, targets)
 
 
 @learner
@@ -139,7 +146,7 @@ class AdaptiveLabelDRO(NeuralClassifier):
     A doubtful label keeps the hot temperature :math:`\lambda_0`, a confident one moves down to
     :math:`\lambda_0 (1 - 1/\alpha)`; see :class:`holdfast.shift.AdaptiveLDR`. ``predict_proba`` is the softmax of the
     scores over the temperature that the same rule gives a new sample, which is the posterior at the minimum of the
-    risk without margin.
+    risk without margin; normalised scores are bounded, so their scale is then fitted as in :class:`LabelDRO`.
 
     Args (beside those of every neural learner):
         temperature: :math:`\lambda_0 > 0`.
@@ -180,3 +187,7 @@ class AdaptiveLabelDRO(NeuralClassifier):
             self.solver,
         )
         return _AdaptiveRisk(loss)
+
+    def _after_fit(self, encoded: Encoded, targets: Tensor, groups: Tensor, seed: int) -> None:
+        if self.normalize != "none":
+            _calibrate(self, encoded, targets)
