@@ -68,11 +68,14 @@ def test_bad_input_is_named(spaces, tmp_path):
     short = tmp_path / "short.npy"
     np.save(short, np.zeros((5, 12)))
     np.savez(tmp_path / "many.npz", a=np.zeros(3))
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"rows": [1]}')
     cases = {
         "no file at": ["compare", f"{spaces}/a.npy", f"{spaces}/none.npy"],
         "z1 has 300, z2 has 5": ["compare", f"{spaces}/a.npy", str(short), "--anchors", "2"],
         "k=500 anchors cannot be drawn from 300": ["compare", f"{spaces}/a.npy", f"{spaces}/b.npy", "--anchors", "500"],
         "archive of arrays": ["compare", f"{spaces}/a.npy", f"{tmp_path}/many.npz"],
+        "not an anchor file": ["project", f"{spaces}/a.npy", "-o", f"{tmp_path}/r.npy", "--anchor-file", str(broken)],
         "seeds must be in": ["compare", f"{spaces}/a.npy", f"{spaces}/b.npy", "--seeds", "0"],
     }
     for message, args in cases.items():

@@ -55,11 +55,9 @@ def compare(
     from holdfast.representation.space_comparison import compare_spaces
 
     check_number("seeds", seeds, low=1, integer=True)
+    options: dict[str, Any] = {"similarity": similarity, "center": center, "method": method}
     z1, z2 = _embeddings(first), _embeddings(second)
-    runs = [
-        compare_spaces(z1, z2, n_anchors=anchors, k=k, similarity=similarity, center=center, method=method, seed=s)
-        for s in range(seeds)
-    ]
+    runs = [compare_spaces(z1, z2, n_anchors=anchors, k=k, seed=s, **options) for s in range(seeds)]
     table: dict[str, dict[str, dict[str, float | None]]] = {}
     for row in runs[0]:
         table[row] = {}
@@ -122,12 +120,16 @@ def project(
     if anchor_file is not None:
         if not anchor_file.is_file():
             raise FileNotFoundError(f"no file at {anchor_file}")
-        chosen = AnchorSet.from_dict(json.loads(anchor_file.read_text()))
+        try:
+            chosen = AnchorSet.from_dict(json.loads(anchor_file.read_text()))
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{anchor_file} is not an anchor file as --save-anchors writes it") from error
     else:
         what = z if method in ("fps", "kmeans") else len(z)
-        chosen = AnchorSet.sample(what, anchors, method, generator=torch.Generator().manual_seed(seed))
-    anchored = chosen.of(z).inputs
-    r = relative_projection(z, anchored, similarity, center=center)
+        way: Any = method
+        chosen = AnchorSet.sample(what, anchors, way, generator=torch.Generator().manual_seed(seed))
+    measure: Any = similarity
+    r = relative_projection(z, z[chosen.of(z).indices], measure, center=center)
     np.save(out, r.numpy().astype(np.float32))
     if save_anchors is not None:
         save_anchors.write_text(json.dumps(chosen.to_dict()))

@@ -167,15 +167,15 @@ class FixedSimplexClassifier(nn.Module):
         name = owner.encode()
         if not 0 < len(name) <= _OWNER_BYTES:
             raise ValueError(f"owner must have 1 to {_OWNER_BYTES} bytes in UTF-8, got {owner!r}")
-        if isinstance(labels, int):
-            labels = range(labels)
-        labels = torch.as_tensor(list(labels) if not isinstance(labels, Tensor) else labels, dtype=torch.int64)
-        if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= self.n_preallocated):
+        wanted = range(labels) if isinstance(labels, int) else labels
+        wanted = torch.as_tensor(wanted if isinstance(wanted, Tensor) else list(wanted), dtype=torch.int64)
+        outside = wanted[(wanted < 0) | (wanted >= self.n_preallocated)]
+        if len(outside):
             raise ValueError(
-                f"{owner!r} claims class {int(labels.max() if labels.min() >= 0 else labels.min())}, "
+                f"{owner!r} claims class {int(outside.max())}, "
                 f"but the table has {self.n_preallocated} rows, for classes 0 to {self.n_preallocated - 1}"
             )
-        rows = self.rows(labels)
+        rows = self.rows(wanted)
         mine = torch.zeros(_OWNER_BYTES, dtype=torch.uint8)
         mine[: len(name)] = torch.tensor(list(name), dtype=torch.uint8)
         mine = mine.to(self.owners.device)
@@ -185,7 +185,7 @@ class FixedSimplexClassifier(nn.Module):
             i = int(taken.nonzero()[0])
             free = int((self.owners == 0).all(1).sum())
             raise ValueError(
-                f"{owner!r} claims {len(rows)} rows, but row {int(rows[i])} (class {int(labels[i])}) belongs to "
+                f"{owner!r} claims {len(rows)} rows, but row {int(rows[i])} (class {int(wanted[i])}) belongs to "
                 f"{self.owner_of(int(rows[i]))!r}; {free} of {self.n_preallocated} rows are free"
             )
         self.owners[rows.to(self.owners.device)] = mine

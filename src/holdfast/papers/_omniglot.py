@@ -76,7 +76,7 @@ def random_affine(x: Float[Tensor, "n 1 h w"], rng: torch.Generator) -> Float[Te
     """Rotate by up to 15 degrees, scale by up to 15 %, shift by up to 10 % of the side, each image by itself.
 
     Example:
-        >>> random_affine(torch.zeros(2, 1, 28, 28), generator(0)).shape
+        >>> random_affine(torch.zeros(2, 1, 28, 28), torch.Generator().manual_seed(0)).shape
         torch.Size([2, 1, 28, 28])
     """
     u = 2 * torch.rand(len(x), 4, generator=rng, device=x.device) - 1

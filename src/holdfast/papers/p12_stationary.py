@@ -137,12 +137,13 @@ def _pretrain(world: _World, fixed: bool, seed: int) -> list[Network]:
     models = []
     for i, task in enumerate(world.external):
         network = _network(world, fixed, spawn_seed(seed, "external", i), offset="start")
+        options: dict[str, Any] = world.options | {"epochs": world.external_epochs}
         trainer = LifelongTrainer(
             network,
             compatibility=None,
             owner="pre-training",
             seed=spawn_seed(seed, "external", i),
-            **(world.options | {"epochs": world.external_epochs}),
+            **options,
         )
         models += trainer.run([task]).models
     return models
@@ -201,8 +202,8 @@ def _experiment(scale: Scale, seed: int) -> dict[str, float]:
             out |= {f"{prefix}{name}/{k}": v for k, v in values.items()}
     untrained = _network(world, True, spawn_seed(seed, "untrained")).eval()
     with torch.inference_mode():
-        features = [[untrained.features(x)] for x in (world.queries[0], world.gallery[0])]
-    c = CompatibilityMatrix.from_embeddings(*features, world.queries[1], world.gallery[1])
+        q, g = untrained.features(world.queries[0]), untrained.features(world.gallery[0])
+    c = CompatibilityMatrix.from_embeddings([q], [g], world.queries[1], world.gallery[1])
     out["untrained/own"] = c.aa()
     return out
 

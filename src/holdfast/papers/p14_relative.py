@@ -147,13 +147,15 @@ def _fit(s: _Setting, make: Callable[[], nn.Module], anchors: AnchorSet | None, 
 class _Permuted(nn.Module):
     """A stitched model whose anchors are taken for each other: control."""
 
-    def __init__(self, source: RelativeEncoder, target: Network, order: Tensor) -> None:
+    def __init__(self, source: Any, target: Any, order: Tensor) -> None:
         super().__init__()
         self.source, self.target, self.order = source, target, order
 
     def forward(self, x: Tensor) -> Tensor:
-        r = self.source.relative(x)[:, self.order]
-        return self.target.head(self.target.encoder.normalize(r))
+        source: Any = self.source
+        r = source.relative(x)[:, self.order]
+        target: Any = self.target
+        return target.head(target.encoder.normalize(r))
 
 
 class _Aligned(nn.Module):
@@ -192,7 +194,8 @@ def _communicate(s: _Setting, seed: int) -> tuple[dict[str, float], Network]:
     anchor_inputs = s.x[chosen.indices].to(s.device)
     out: dict[str, float] = {}
     encoders: list[Network] = []
-    for task, metric in (("classes", "acc"), ("image", "mse")):
+    tasks: tuple[tuple[Task, str], ...] = (("classes", "acc"), ("image", "mse"))
+    for task, metric in tasks:
         absolute, relative = (
             [_fit(s, make, a, task, spawn_seed(seed, task, kind, i)) for i, make in enumerate(s.encoders)]
             for kind, a in (("absolute", None), ("relative", chosen))
@@ -208,7 +211,7 @@ def _communicate(s: _Setting, seed: int) -> tuple[dict[str, float], Network]:
         for i, j in permutations(range(len(s.encoders)), 2):
             # The two kinds of encoder at the large scale are kept apart: their spaces agree less.
             tag = "" if s.encoders[i] is s.encoders[j] else "_across_architectures"
-            joined = {
+            joined: dict[str, nn.Module] = {
                 "absolute": Network(absolute[i].encoder, absolute[j].head),
                 "relative": stitch(relative[i], relative[j]),
             }

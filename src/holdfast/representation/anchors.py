@@ -95,24 +95,25 @@ class AnchorSet:
         """
         check_choice("method", method, _METHODS)
         check_number("k", k, low=1, integer=True)
-        embeddings = n_or_embeddings if isinstance(n_or_embeddings, Tensor) else None
-        if embeddings is not None:
-            check_matrix("embeddings", embeddings)
-            check_finite("embeddings", embeddings)
-        n = len(embeddings) if embeddings is not None else int(n_or_embeddings)
+        if isinstance(n_or_embeddings, Tensor):
+            check_matrix("embeddings", n_or_embeddings)
+            check_finite("embeddings", n_or_embeddings)
+            n = len(n_or_embeddings)
+        else:
+            n = int(check_number("n", n_or_embeddings, low=1, integer=True))
         if k > n:
             raise ValueError(f"k={k} anchors cannot be drawn from {n} samples")
-        if method in ("fps", "kmeans") and embeddings is None:
-            raise ValueError(f"method {method!r} needs the embeddings (n, d), got only their number {n_or_embeddings}")
         if method == "first":
             return cls(torch.arange(k))
         if method == "uniform":
             return cls(torch.randperm(n, generator=generator)[:k])
         if method == "stratified":
             return cls(_stratified(n, k, labels, generator))
+        if not isinstance(n_or_embeddings, Tensor):
+            raise ValueError(f"method {method!r} needs the embeddings (n, d), got only their number {n}")
         if method == "fps":
-            return cls(_farthest_points(embeddings, k, generator))
-        return cls(_cluster_rotation(embeddings, k, min(n_clusters, k), generator))
+            return cls(_farthest_points(n_or_embeddings, k, generator))
+        return cls(_cluster_rotation(n_or_embeddings, k, min(n_clusters, k), generator))
 
     def of(self, x: Tensor) -> AnchorSet:
         """The same anchors with their inputs taken from the data set ``x``.
@@ -200,7 +201,7 @@ def _cluster_rotation(z: Tensor, k: int, n_clusters: int, generator: torch.Gener
     from sklearn.cluster import KMeans
 
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
-    fit = KMeans(n_clusters, n_init=4, random_state=seed).fit(z.detach().cpu().double().numpy())
+    fit = KMeans(n_clusters, random_state=seed).fit(z.detach().cpu().double().numpy())
     cluster = torch.as_tensor(fit.labels_, dtype=torch.int64)
     centre = torch.as_tensor(fit.cluster_centers_)[cluster]
     distance = (z.detach().cpu().double() - centre).norm(dim=1)

@@ -100,7 +100,12 @@ class RelativeClassifier(NeuralClassifier):
     def contract_(self) -> EmbeddingContract:
         """Number and hash of the anchors, which two fits must share to be joined."""
         check_is_fitted(self, "network_")
-        return self.network_.encoder.contract  # pyright: ignore[reportReturnType]
+        return self._relative.contract
+
+    @property
+    def _relative(self) -> RelativeEncoder:
+        encoder: Any = self.network_.encoder
+        return encoder
 
     def stitched(self, head: RelativeClassifier) -> Self:
         """Return this model's encoder under the head of another fit, as a classifier of its own.
@@ -128,7 +133,7 @@ class RelativeClassifier(NeuralClassifier):
         return joined
 
     def _extra_state(self) -> dict[str, Any]:
-        return {"anchors": self.anchor_indices_.tolist(), "layout": self.network_.encoder.input_layout()}
+        return {"anchors": self.anchor_indices_.tolist(), "layout": self._relative.input_layout()}
 
     def _set_extra_state(self, extra: dict[str, Any]) -> None:
         self.anchor_indices_ = np.array(extra["anchors"], dtype=np.int64)

@@ -95,6 +95,8 @@ class RelativeEncoder(nn.Module):
         torch.Size([4, 5])
     """
 
+    anchor_code: Tensor
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -118,7 +120,8 @@ class RelativeEncoder(nn.Module):
             contract = contract or anchor_inputs.contract
             anchor_inputs = anchor_inputs.inputs
         self.encoder = encoder
-        self.anchor_grad, self.similarity, self.center, self.eps = anchor_grad, similarity, center, eps
+        self.similarity: Similarity = similarity
+        self.anchor_grad, self.center, self.eps = anchor_grad, center, eps
         self._kind, parts = _to_parts(anchor_inputs)
         self._n_parts = len(parts)
         for i, part in enumerate(parts):

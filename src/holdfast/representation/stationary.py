@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -135,7 +136,7 @@ class StationaryClassifier(NeuralClassifier):
         if reference is None:
             return None
         if isinstance(reference, (str, PathLike)):
-            reference = StationaryClassifier.load(reference)
+            reference = StationaryClassifier.load(Path(reference))
         if not isinstance(reference, StationaryClassifier):
             raise TypeError(
                 f"reference must be a fitted StationaryClassifier or the path of one, got {type(reference).__name__}"
