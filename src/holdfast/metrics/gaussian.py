@@ -31,7 +31,7 @@ class ClassGroupGaussians:
         shrinkage: ``(C or 1, K)`` weight given to the scaled identity.
 
     Source: Lee, Lee, Lee and Shin, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
-    Adversarial Attacks", NeurIPS 2018, eq. 2 (tied); groups of features: Zhang et al., "Hierarchical Visual
+    Adversarial Attacks", NeurIPS 2018, eq. 2 (tied); groups of features: Li et al., "Hierarchical Visual
     Categories Modeling: A Joint Representation Learning and Density Estimation Framework for Out-of-Distribution
     Detection", ICCV 2023.
 
@@ -274,7 +274,7 @@ def aggregate_mahalanobis(
         weights: ``(C, K)``, non-negative.
         reduce_classes: ``"min"``, or ``"logsumexp"`` for the soft minimum (never above the minimum).
 
-    Source: Zhang et al., "Hierarchical Visual Categories Modeling: A Joint Representation Learning and Density
+    Source: Li et al., "Hierarchical Visual Categories Modeling: A Joint Representation Learning and Density
     Estimation Framework for Out-of-Distribution Detection", ICCV 2023 (``"min"``).
 
     Example:

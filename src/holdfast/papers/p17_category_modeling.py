@@ -17,7 +17,8 @@ from holdfast.core.training import StepInfo, train
 from holdfast.metrics.detection import ood_metrics
 from holdfast.nn.backbones import ResNet
 from holdfast.papers._compositions import compositions
-from holdfast.papers.record import Claim, Paper, Scale, Values
+from holdfast.papers.catalogue import describe
+from holdfast.papers.record import Claim, Scale, Values
 from holdfast.representation.category_modeling import GroupedCenterHead, HVCMLoss
 from holdfast.representation.ood import KNN, MSP, Energy, GroupedGaussian, Mahalanobis
 from holdfast.representation.self_distillation import DINOLoss, EMATeacher, MultiCropWrapper, random_resized_crops
@@ -308,38 +309,8 @@ def _gap(a: str, b: str) -> Callable[[Values], float]:
     return lambda v: v[a] - v[b]
 
 
-PAPER = Paper(
-    number=17,
-    title=(
-        "Hierarchical Visual Categories Modeling: A Joint Representation Learning and Density Estimation Framework "
-        "for Out-of-Distribution Detection"
-    ),
-    arxiv="2408.15580",
-    year=2023,
-    first_author="Li",
-    venue="ICCV 2023",
-    code="https://github.com/Jarvisgivemeasuit/hvcm_ood",
-    summary=(
-        "Every class becomes a product of Gaussian groups: samples are pulled to per-class centres in each group, and "
-        "a new sample is scored by the weighted sum of its group-wise Mahalanobis distances to the nearest class."
-    ),
-    keywords=(
-        "out-of-distribution detection",
-        "Gaussian groups per class",
-        "Mahalanobis distance",
-        "learned centres",
-        "self-distillation",
-    ),
-    parts=(
-        "holdfast.representation.GroupedCenterHead",
-        "holdfast.representation.HVCMLoss",
-        "holdfast.representation.CategoryModel",
-        "holdfast.representation.ood",
-        "holdfast.metrics.ClassGroupGaussians",
-        "holdfast.representation.DINOLoss",
-        "holdfast.representation.MultiCropWrapper",
-        "holdfast.representation.EMATeacher",
-    ),
+PAPER = describe(
+    17,
     experiment=_experiment,
     claims=(
         Claim(

@@ -19,7 +19,8 @@ from holdfast.core.batching import Batches, BatchPlan
 from holdfast.core.random import generator, isolated_rng, spawn_seed
 from holdfast.core.training import StepInfo, train
 from holdfast.data.shifts.label_noise import next_class_noise, uniform_label_noise
-from holdfast.papers.record import Claim, Paper, Scale, Values
+from holdfast.papers.catalogue import describe
+from holdfast.papers.record import Claim, Scale, Values
 from holdfast.shift.adaptive_label_robust import AdaptiveLDR
 from holdfast.shift.label_robust import ldr_kl, normalize_scores
 from holdfast.shift.noisy_label_losses import generalized_cross_entropy, mean_absolute_error
@@ -305,32 +306,8 @@ def _least(keys: Sequence[str]) -> Callable[[Values], float]:
     return lambda v: min(v[k] for k in keys)
 
 
-PAPER = Paper(
-    number=48,
-    title=(
-        "Label Distributionally Robust Losses for Multi-class Classification: Consistency, Robustness and Adaptivity"
-    ),
-    arxiv="2112.14869",
-    year=2023,
-    first_author="Zhu",
-    venue="ICML 2023",
-    code="https://github.com/Optimization-AI/ICML2023_LDR",
-    summary=(
-        "An adversary re-weights the classes of one example and pays for leaving uniform weights: one family holds "
-        "cross-entropy, the Crammer-Singer loss and a noise-tolerant linear loss, and an adaptive temperature per "
-        "example moves between them."
-    ),
-    keywords=("label noise", "distributionally robust", "top-k consistency", "symmetric loss", "adaptive temperature"),
-    parts=(
-        "holdfast.shift.ldr_kl",
-        "holdfast.shift.ldr_weights",
-        "holdfast.shift.label_dro",
-        "holdfast.shift.AdaptiveLDR",
-        "holdfast.shift.normalize_scores",
-        "holdfast.shift.LabelDRO",
-        "holdfast.shift.AdaptiveLabelDRO",
-        "holdfast.shift.NOISY_LABEL_LOSSES",
-    ),
+PAPER = describe(
+    48,
     experiment=_experiment,
     claims=(
         Claim(

@@ -5,7 +5,7 @@ from holdfast.shift.adversarial import DANN, reverse_gradient
 from holdfast.shift.erm import ERM, ERMRegressor
 from holdfast.shift.invariant import CORAL, IRM, GroupDRO, VREx
 from holdfast.shift.label_adversary import label_dro, project_capped_simplex
-from holdfast.shift.label_dro import AdaptiveLabelDRO, LabelDRO
+from holdfast.shift.label_dro_learners import AdaptiveLabelDRO, LabelDRO
 from holdfast.shift.label_robust import ldr_kl, ldr_weights, normalize_scores, score_gaps
 from holdfast.shift.mixup import Mixup
 from holdfast.shift.noisy_label_losses import (

@@ -69,7 +69,7 @@ METHODS: dict[str, Method] = {
         {
             **_OPTIMISER,
             "temperature": LogUniform(1e0, 1e2),
-            "alpha": LogUniform(5e-1, 8e0),
+            "alpha": LogUniform(1.2, 8e0),
             "margin": Uniform(0.0, 1.0),
         },
     ),
@@ -87,8 +87,7 @@ METHODS: dict[str, Method] = {
         "holdfast.representation:CategoryModel",
         "groups of features with a Gaussian of every class, for density and class at once",
         {
-            "lr": LogUniform(1e-2, 3e-1),
-            "weight_decay": LogUniform(1e-6, 1e-2),
+            **_OPTIMISER,
             "n_groups": Choice((4, 8, 16)),
             "beta": LogUniform(1e-2, 1e0),
         },

@@ -14,7 +14,7 @@ from holdfast.core.saving import load
 from holdfast.data.shifts.label_noise import uniform_label_noise
 from holdfast.metrics.calibration import expected_calibration_error
 from holdfast.shift.erm import ERM
-from holdfast.shift.label_dro import AdaptiveLabelDRO, LabelDRO, _AdaptiveHead
+from holdfast.shift.label_dro_learners import AdaptiveLabelDRO, LabelDRO, _AdaptiveHead
 from holdfast.shift.label_robust import ldr_kl
 
 FAST = {"epochs": 40, "lr": 1e-2, "size": "tiny", "random_state": 100}
