@@ -76,7 +76,7 @@ METHODS: dict[str, Method] = {
     "stationary": Method(
         "holdfast.representation:StationaryClassifier",
         "features on a fixed simplex, with room for classes to come",
-        {**_OPTIMISER, "n_preallocated": Choice((32, 64, 128)), "fine_tune": Choice((False, True))},
+        {**_OPTIMISER, "n_preallocated": Choice((128, 256))},
     ),
     "relative": Method(
         "holdfast.representation:RelativeClassifier",
