@@ -18,6 +18,7 @@ from holdfast.metrics import ClassGroupGaussians
 
 __all__ = ["DistrustScore", "Trust"]
 
+_BLOCK = 2**20  # float64 entries at once
 _COMPONENTS = 4096  # with more pairs than this, environments are modelled without their classes
 
 
@@ -141,7 +142,7 @@ class DistrustScore(Estimator):
         """
         check_is_fitted(self, "density_")
         z = self._standardise(_matrix("features", features, width=self.n_features_in_))
-        squared = self.density_.mahalanobis(z)[:, :, 0]
+        squared = self._squared(z)
         distance = 0.5 * squared.amin(1).numpy()
         weighted = torch.from_numpy(self.component_log_weight_) - 0.5 * squared
         owner = torch.from_numpy(self.component_environment_)
@@ -167,9 +168,14 @@ class DistrustScore(Estimator):
         codes = torch.from_numpy(component)
         self.density_ = ClassGroupGaussians().fit(z, codes, shrinkage="ledoit_wolf", tied=True)
 
+    def _squared(self, z: Tensor) -> Tensor:
+        """Squared distances to every mean, in blocks small enough that a stream of chunks stays small."""
+        rows = max(1, _BLOCK // (len(self.component_environment_) * z.shape[1]))
+        return torch.cat([self.density_.mahalanobis(part)[:, :, 0] for part in z.split(rows)])
+
     def _distance(self, z: Tensor, unlike: np.ndarray | None = None) -> np.ndarray:
         """Half the squared distance to the nearest mean, of another environment than ``unlike`` where given."""
-        squared = self.density_.mahalanobis(z)[:, :, 0]
+        squared = self._squared(z)
         if unlike is not None and len(self.environments_) > 1:
             own = unlike[:, None] == self.environments_[self.component_environment_][None]
             squared = squared.masked_fill(torch.from_numpy(own), torch.inf)

@@ -42,7 +42,7 @@ def chunks(info: BundleInfo, path: str | Path, *, rows: int | None = None, keep:
     path = Path(path)
     if not path.exists():
         raise DataError(f"there is nothing at {path}")
-    rows = rows or _DEFAULT_ROWS.get(info.kind, 65536)
+    rows = rows or _DEFAULT_ROWS.get(info.kind, 16384)
     if keep and info.kind not in ("table", "text"):
         raise DataError(f"only columns of a table can be kept; this model reads {info.kind}")
     reader = {"table": _table, "text": _text, "image": _images, "vector": _arrays}.get(info.kind, _whole)
