@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -75,33 +76,37 @@ def papers(
 
 
 def _claims_table(run: Reproduction) -> Table:
-    table = Table(title=f"{run.paper.number}. {run.paper.title}", title_justify="left", header_style="bold")
-    table.add_column("claim", overflow="fold", ratio=3)
-    table.add_column("measured [95% CI]")
-    table.add_column("threshold")
-    table.add_column("verdict")
-    table.add_column("seconds", justify="right")
+    table = Table(title=f"{run.paper.number}. {run.paper.title}", title_justify="left", header_style="bold", expand=True)
+    table.add_column("claim", overflow="fold", ratio=1)
+    for name, justify in (("measured [95% CI]", "left"), ("threshold", "left"), ("verdict", "left"), ("s/seed", "right")):
+        table.add_column(name, no_wrap=True, justify=justify)
     seconds = sum(run.seconds.values()) / len(run.seconds)
     for i, c in enumerate(run.claims):
         interval = f"{c.interval.mean:.3f} [{c.interval.low:.3f}, {c.interval.high:.3f}]"
-        verdict = f"[{_STYLE[c.verdict]}]{c.verdict}[/]" + (f"\n[dim]{c.claim.note}[/]" if c.claim.note else "")
-        spent = f"{seconds:.0f}/seed" if i == 0 else ""
-        table.add_row(c.claim.statement, interval, c.claim.threshold, verdict, spent)
+        statement = c.claim.statement + (f"\n[dim]{c.claim.note}[/]" if c.claim.note else "")
+        verdict = f"[{_STYLE[c.verdict]}]{c.verdict}[/]"
+        table.add_row(statement, interval, c.claim.threshold, verdict, f"{seconds:.0f}" if i == 0 else "")
     return table
 
 
-def _rows_table(run: Reproduction) -> list[Table]:
-    by_columns: dict[tuple[str, ...], Table] = {}
-    for method, metrics in run.rows.items():
-        columns = tuple(metrics)
-        if columns not in by_columns:
-            table = Table(box=None, header_style="dim", pad_edge=False)
-            table.add_column("measured", overflow="fold")
-            for name in columns:
-                table.add_column(name, justify="right")
-            by_columns[columns] = table
-        by_columns[columns].add_row(method, *(f"{i.mean:.3f}" for i in metrics.values()))
-    return list(by_columns.values())
+def _rows_tables(run: Reproduction, width: int) -> Iterator[Table]:
+    """Everything measured, methods down and metrics across, cut into tables that fit the screen."""
+    metrics = list(dict.fromkeys(name for values in run.rows.values() for name in values))
+    name_width = max(len(method) for method in run.rows) + 2
+    while metrics:
+        shown, used = [metrics.pop(0)], name_width
+        used += max(7, len(shown[0])) + 2
+        while metrics and used + max(7, len(metrics[0])) + 2 <= width:
+            used += max(7, len(metrics[0])) + 2
+            shown.append(metrics.pop(0))
+        table = Table(box=None, header_style="dim", pad_edge=False)
+        table.add_column("", no_wrap=True)
+        for name in shown:
+            table.add_column(name, justify="right", no_wrap=True)
+        for method, values in run.rows.items():
+            if any(name in values for name in shown):
+                table.add_row(method, *(f"{values[n].mean:.3f}" if n in values else "" for n in shown))
+        yield table
 
 
 def reproduce(
@@ -143,9 +148,9 @@ def reproduce(
         console = Console()
         for run in runs:
             console.print(_claims_table(run))
-            for table in _rows_table(run):
+            for table in _rows_tables(run, console.width):
                 console.print(table)
-            console.print()
+                console.print()
         if record:
             console.print("\n".join(f"evidence written to {path}" for path in written))
     if not all(run.held for run in runs):
