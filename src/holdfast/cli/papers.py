@@ -76,10 +76,11 @@ def papers(
 
 
 def _claims_table(run: Reproduction) -> Table:
-    table = Table(title=f"{run.paper.number}. {run.paper.title}", title_justify="left", header_style="bold", expand=True)
+    title = f"{run.paper.number}. {run.paper.title}"
+    table = Table(title=title, title_justify="left", header_style="bold", expand=True)
     table.add_column("claim", overflow="fold", ratio=1)
-    for name, justify in (("measured [95% CI]", "left"), ("threshold", "left"), ("verdict", "left"), ("s/seed", "right")):
-        table.add_column(name, no_wrap=True, justify=justify)
+    for name in ("measured [95% CI]", "threshold", "verdict", "s/seed"):
+        table.add_column(name, no_wrap=True)
     seconds = sum(run.seconds.values()) / len(run.seconds)
     for i, c in enumerate(run.claims):
         interval = f"{c.interval.mean:.3f} [{c.interval.low:.3f}, {c.interval.high:.3f}]"

@@ -46,7 +46,6 @@ class ClaimResult:
             "low": _finite(self.interval.low),
             "high": _finite(self.interval.high),
             "verdict": self.verdict,
-            "note": self.claim.note,
         }
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from holdfast.papers.catalogue import describe
+from holdfast.papers.catalogue import load_paper
 from holdfast.papers.reproduce import read_verdicts
 
 __all__ = ["BEGIN", "END", "update_readme", "verdict_table"]
@@ -20,9 +20,10 @@ def _number(value: float | None) -> str:
 
 
 def _row(run: dict[str, Any], claim: dict[str, Any]) -> str:
-    paper = describe(run["paper"])
+    paper = load_paper(run["paper"])
+    note = next((c.note for c in paper.claims if c.key == claim["key"]), "")
     interval = f"{_number(claim['mean'])} [{_number(claim['low'])}, {_number(claim['high'])}]"
-    verdict = f"**{claim['verdict']}**" + (f": {claim['note']}" if claim["note"] else "")
+    verdict = f"**{claim['verdict']}**" + (f": {note}" if note and claim["verdict"] != "held" else "")
     link = f"[{paper.number}]({paper.url})"
     return f"| {link} | {claim['statement']} | {interval} | {claim['threshold']} | {len(run['seeds'])} | {verdict} |"
 
