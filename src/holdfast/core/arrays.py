@@ -25,7 +25,7 @@ def as_tensor(x: Any) -> Tensor:
     ``torch.as_tensor`` warns about read-only arrays, such as those :class:`holdfast.data.Environments` holds.
     Negative strides, which tensors do not have, cost a copy.
 
-    Example:
+    Examples:
         >>> a = np.arange(3.0); a.flags.writeable = False
         >>> as_tensor(a).data_ptr() == a.__array_interface__["data"][0]
         True

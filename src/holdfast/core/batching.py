@@ -42,7 +42,7 @@ class BatchPlan:
     Raises:
         ValueError: for numbers out of range, ``balanced`` without ``groups``, or ``groups`` of another length.
 
-    Example:
+    Examples:
         >>> plan = BatchPlan(6, 4, seed=0, groups=[0, 0, 0, 0, 0, 1], balanced=True)
         >>> [sorted(rows.tolist()).count(5) for rows in plan.epoch(0)]
         [2, 2]
@@ -137,7 +137,7 @@ def _rows_by_group(groups: np.ndarray) -> list[Tensor]:
 class Batches(Generic[T]):
     """A plan together with what fetches the rows: what :func:`holdfast.core.training.train` iterates over.
 
-    Example:
+    Examples:
         >>> x = torch.arange(6.0)
         >>> batches = Batches(BatchPlan(6, 3, seed=0), lambda rows: x[rows])
         >>> len(batches), sorted(torch.cat(list(batches.epoch(0))).tolist())

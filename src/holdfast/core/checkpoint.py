@@ -27,7 +27,7 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
 
     A reader sees the old file or the new one, never a part; a failed write leaves nothing behind.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     atomic_write(Path(folder) / "a.txt", lambda f: f.write(b"whole")).read_bytes()

@@ -33,7 +33,7 @@ def check_number(
 ) -> float:
     """Return ``value`` if it is a real number inside the interval, else raise with the interval spelled out.
 
-    Example:
+    Examples:
         >>> check_number("mu", 10.0, low=0, open_low=True)
         10.0
         >>> check_number("mu", -1, low=0)
@@ -57,7 +57,7 @@ def check_number(
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
     """Return ``value`` if it is one of ``choices``, else raise and list them.
 
-    Example:
+    Examples:
         >>> check_choice("reduction", "mean", ["mean", "sum"])
         'mean'
     """
@@ -69,7 +69,7 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
 def check_finite(name: str, x: Tensor | np.ndarray) -> None:
     """Raise ``ValueError`` with the first bad row when ``x`` holds NaN or infinity.
 
-    Example:
+    Examples:
         >>> check_finite("scores", torch.tensor([0.0, float("nan")]))
         Traceback (most recent call last):
         ...
@@ -96,7 +96,7 @@ def check_finite(name: str, x: Tensor | np.ndarray) -> None:
 def check_matrix(name: str, x: Tensor, *, columns: int | None = None) -> None:
     """Raise unless ``x`` is a two-dimensional tensor, with ``columns`` columns where given.
 
-    Example:
+    Examples:
         >>> check_matrix("z", torch.zeros(3, 2), columns=2)
     """
     if not isinstance(x, Tensor):
@@ -110,7 +110,7 @@ def check_matrix(name: str, x: Tensor, *, columns: int | None = None) -> None:
 def check_same_length(**named: Any) -> int:
     """Return the common length of the named arguments, or raise and list every length.
 
-    Example:
+    Examples:
         >>> check_same_length(x=[1, 2], y=[0, 1])
         2
     """
@@ -123,7 +123,7 @@ def check_same_length(**named: Any) -> int:
 def check_labels(name: str, y: Tensor, n_classes: int) -> None:
     """Raise unless ``y`` is a one-dimensional integer tensor with entries in ``[0, n_classes)``.
 
-    Example:
+    Examples:
         >>> check_labels("target", torch.tensor([0, 2]), 2)
         Traceback (most recent call last):
         ...

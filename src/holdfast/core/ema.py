@@ -23,7 +23,7 @@ class WeightAverage:
     Source: B. Polyak, A. Juditsky, "Acceleration of stochastic approximation by averaging", SIAM J. Control and
     Optimization 1992; the warm-up of the decay is that of TensorFlow's ``ExponentialMovingAverage``.
 
-    Example:
+    Examples:
         >>> net = nn.Linear(1, 1, bias=False)
         >>> average = WeightAverage(net, decay=0.0)
         >>> _ = net.weight.data.fill_(3.0)

@@ -28,7 +28,7 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     Raises:
         ValueError: if the name is unknown or there is no such device.
 
-    Example:
+    Examples:
         >>> pick_device("cpu")
         device(type='cpu')
     """

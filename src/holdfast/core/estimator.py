@@ -91,7 +91,7 @@ class Regressor(RegressorMixin, TransformerMixin, Estimator):
 def encode_array(a: np.ndarray) -> dict[str, Any]:
     """Return a JSON-ready form of a small array of numbers, booleans or strings.
 
-    Example:
+    Examples:
         >>> encode_array(np.array(["cat", "dog"]))["values"]
         ['cat', 'dog']
     """

@@ -40,7 +40,7 @@ def export(
         ValueError: if the module branches on values or fixes the batch size, so that no program can be made, or
             if the program's output differs from the module's.
 
-    Example:
+    Examples:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     where = export(nn.Linear(3, 2), (torch.zeros(2, 3),), Path(folder) / "model")
         ...     program = torch.export.load(where).module()

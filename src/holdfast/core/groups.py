@@ -12,7 +12,7 @@ __all__ = ["group_counts", "group_mean"]
 def group_counts(groups: Int[Tensor, " n"], n_groups: int) -> Float[Tensor, " groups"]:
     """Return the number of rows of every group.
 
-    Example:
+    Examples:
         >>> group_counts(torch.tensor([0, 2, 2]), 3).tolist()
         [1.0, 0.0, 2.0]
     """
@@ -26,7 +26,7 @@ def group_mean(
 
     .. math:: \bar v_g = \frac{1}{n_g} \sum_{i: g_i = g} v_i
 
-    Example:
+    Examples:
         >>> means, counts = group_mean(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]), 2)
         >>> means.tolist(), counts.tolist()
         ([2.0, 5.0], [2.0, 1.0])

@@ -118,7 +118,7 @@ def input_kind(x: Any) -> InputKind:
     Raises:
         TypeError: for objects that are none of these.
 
-    Example:
+    Examples:
         >>> input_kind(["a text", "another"])
         'text'
         >>> input_kind(np.zeros((2, 8, 8)))
@@ -170,7 +170,7 @@ class InputEncoder:
     Built by :meth:`fit`; holds the input's signature and, for tables, the columns and categories seen in training.
     Everything in it is JSON, so a saved model carries its preprocessing.
 
-    Example:
+    Examples:
         >>> frame = pd.DataFrame({"age": [30.0, None, 50.0], "site": ["a", "b", "a"]})
         >>> encoder = InputEncoder.fit(frame)
         >>> encoder.encode(pd.DataFrame({"age": [40.0], "site": ["new"]})).tolist()

@@ -61,7 +61,7 @@ def make_optimizer(
     Raises:
         ValueError: for an unknown name, numbers out of range, or nothing to train.
 
-    Example:
+    Examples:
         >>> net = nn.Linear(3, 2)
         >>> opt = make_optimizer(net, "sgd", lr=0.1, weight_decay=0.01, decay_norms_and_biases=False)
         >>> [(len(g["params"]), g["weight_decay"]) for g in opt.param_groups]

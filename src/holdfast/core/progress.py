@@ -11,7 +11,7 @@ __all__ = ["ProgressBar"]
 class ProgressBar:
     """Bar with the step, the loss, steps per second and the time left, on standard error.
 
-    Example:
+    Examples:
         >>> with ProgressBar("demo", total=2, done=0, enabled=False) as bar:
         ...     bar.tick(1, 0.5)
     """

@@ -25,7 +25,7 @@ def seed_from(random_state: Any) -> int:
         TypeError: for any other type.
         ValueError: for a negative integer.
 
-    Example:
+    Examples:
         >>> seed_from(3)
         3
     """
@@ -48,7 +48,7 @@ def seed_from(random_state: Any) -> int:
 def spawn_seed(seed: int, *keys: int | str) -> int:
     """Return a child seed that depends on ``seed`` and on every key, statistically independent of its siblings.
 
-    Example:
+    Examples:
         >>> spawn_seed(0, "loader") == spawn_seed(0, "loader")
         True
         >>> spawn_seed(0, "loader") == spawn_seed(0, "weights")
@@ -61,7 +61,7 @@ def spawn_seed(seed: int, *keys: int | str) -> int:
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a ``torch.Generator`` on ``device`` started at ``seed``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> bool(torch.rand((), generator=generator(1)) == torch.rand((), generator=generator(1)))
         True
@@ -76,7 +76,7 @@ def isolated_rng(seed: int) -> Iterator[None]:
     Layers such as ``nn.Dropout`` and weight initialisers can draw from the global generator only; this fence
     makes them reproducible without touching the caller's random state.
 
-    Example:
+    Examples:
         >>> import torch
         >>> before = torch.get_rng_state()
         >>> with isolated_rng(0):

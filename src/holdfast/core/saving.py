@@ -50,7 +50,7 @@ def save(obj: Estimator, path: str | os.PathLike[str]) -> Path:
         TypeError: if ``obj`` is not an estimator, or its state holds what JSON cannot.
         FileExistsError: if something is at ``path`` that is not a model.
 
-    Example:
+    Examples:
         >>> save("a model", "a/path")
         Traceback (most recent call last):
         ...
@@ -104,7 +104,7 @@ def load(path: str | os.PathLike[str], *, backbone: Any = None, classes: Sequenc
     Raises:
         ModelFileError: if there is no model, or it is truncated, changed, of a newer format, or of unknown class.
 
-    Example:
+    Examples:
         >>> load("not/there")
         Traceback (most recent call last):
         ...

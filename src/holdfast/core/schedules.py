@@ -50,7 +50,7 @@ def make_schedule(
     Raises:
         ValueError: for an unknown name, numbers out of range, or "step" without milestones.
 
-    Example:
+    Examples:
         >>> rate = make_schedule("cosine", 100, warmup=10)
         >>> rate(0), rate(9), round(rate(55), 3)
         (0.1, 1.0, 0.5)

@@ -30,7 +30,7 @@ class InputSignature:
         missing: numeric columns of a table that had missing values in training.
         model: name or path of the transformer that made the tokens.
 
-    Example:
+    Examples:
         >>> InputSignature("vector", (4,)).to_dict()["kind"]
         'vector'
     """

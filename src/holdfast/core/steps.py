@@ -23,7 +23,7 @@ class StepInfo:
         epoch: passes over the batches done before this one.
         generator: on the device of training, seeded from the seed and the step (and the batch within it).
 
-    Example:
+    Examples:
         >>> info = StepInfo(step=0, total=10, epoch=0, generator=torch.Generator())
         >>> info.step / info.total
         0.0
@@ -46,7 +46,7 @@ def _mix(base: int, k: int) -> int:
 class StepSeeds:
     """Restarts the global generators, and one of its own, from ``(seed, k)``: no random state to save.
 
-    Example:
+    Examples:
         >>> from holdfast.core.random import isolated_rng
         >>> seeds = StepSeeds(0, torch.device("cpu"))
         >>> with isolated_rng(0):

@@ -102,7 +102,7 @@ def train(
         holdfast.core.checkpoint.CheckpointError: if the checkpoint is damaged, or belongs to a run with other settings.
         ValueError, TypeError: for arguments that cannot work.
 
-    Example:
+    Examples:
         >>> from holdfast.core.batching import Batches, BatchPlan
         >>> x = torch.linspace(-1, 1, 64)[:, None]
         >>> batches = Batches(BatchPlan(64, 16, seed=0), lambda rows: (x[rows], 3 * x[rows]))

@@ -40,7 +40,7 @@ class Environments:
         names: name of every environment.
         attributes: further (n,) facts on the samples (protected or spurious), never given to a model.
 
-    Example:
+    Examples:
         >>> e = Environments.from_arrays([[0.0], [1.0], [2.0]], ["no", "yes", "no"], ["A", "B", "B"])
         >>> e.names, e.only("B").y.tolist()
         (('A', 'B'), ['yes', 'no'])
@@ -110,7 +110,7 @@ class Environments:
         Raises:
             DataError: for lengths that differ, missing labels or environments (with the row), or unusable ``x``.
 
-        Example:
+        Examples:
             >>> e = Environments.from_arrays(np.zeros((4, 2)), [0.5, 1.0, 2.0, 0.1], [2011, 2011, 2012, 2012])
             >>> e.task, e.names
             ('regression', ('2011', '2012'))
@@ -174,7 +174,7 @@ class Environments:
     def describe(self) -> pd.DataFrame:
         """Return counts of environment × class, or the spread of the targets in every environment.
 
-        Example:
+        Examples:
             >>> e = Environments.from_arrays(np.zeros((3, 1)), [0, 1, 1], ["A", "B", "B"])
             >>> e.describe().loc["B"].tolist()
             [0, 2, 2]
@@ -213,7 +213,7 @@ class Environments:
     def subset(self, index: Any) -> Environments:
         """Return the samples at ``index`` (slice, row numbers or mask); a run of rows shares memory.
 
-        Example:
+        Examples:
             >>> e = Environments.from_arrays(np.zeros((4, 1)), [0, 1, 0, 1], list("AABB"))
             >>> np.shares_memory(e.subset(slice(1, 3)).x, e.x)
             True
@@ -233,7 +233,7 @@ class Environments:
         Raises:
             DataError: for an unknown name, with the closest known one.
 
-        Example:
+        Examples:
             >>> e = Environments.from_arrays(np.zeros((4, 1)), [0, 1, 0, 1], list("ABCC"))
             >>> e.only("C").names, len(e.without("C"))
             (('C',), 2)
@@ -266,7 +266,7 @@ class Environments:
         Raises:
             DataError: when either part would be empty.
 
-        Example:
+        Examples:
             >>> e = Environments.from_arrays(np.zeros((20, 1)), [0, 1] * 10, ["A"] * 10 + ["B"] * 10)
             >>> rest, part = e.split(0.2, seed=0)
             >>> part.describe().to_numpy().tolist()
@@ -293,7 +293,7 @@ class Environments:
     def map(self, function: Callable[[Any], Any], *, kind: Kind | None = None) -> Environments:
         """Return the same samples with ``x`` replaced by ``function(x)``, which must keep their number.
 
-        Example:
+        Examples:
             >>> e = Environments.from_arrays(np.ones((2, 1)), [0, 1])
             >>> e.map(lambda x: 2 * x).x.tolist()
             [[2.0], [2.0]]
@@ -307,7 +307,7 @@ class Environments:
             attribute: name of the attribute to use.
             keep: keep the present environment as an attribute of this name.
 
-        Example:
+        Examples:
             >>> e = Environments.from_arrays(np.ones((2, 1)), [0, 1], ["A", "B"], {"sex": ["f", "m"]})
             >>> e.regroup("sex").names
             ('f', 'm')
@@ -324,7 +324,7 @@ class Environments:
     def concat(cls, *parts: Environments) -> Environments:
         """Return the samples of all parts; environments of one name are one, attributes are those all have.
 
-        Example:
+        Examples:
             >>> a = Environments.from_arrays(np.zeros((1, 1)), [0], ["A"])
             >>> b = Environments.from_arrays(np.ones((1, 1)), [1], ["B"])
             >>> Environments.concat(a, b).names
@@ -364,7 +364,7 @@ class Environments:
             drop_last: leave out a last, smaller batch.
             rank, world_size: which share of every batch this process takes.
 
-        Example:
+        Examples:
             >>> e = Environments.from_arrays(np.zeros((8, 1)), [0, 1] * 4, list("AABBBBBB"))
             >>> [b.environment.tolist().count(0) for b in e.loader(4)]
             [2, 2]

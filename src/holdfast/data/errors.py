@@ -11,7 +11,7 @@ __all__ = ["DataError", "DataWarning", "suggest"]
 class DataError(ValueError):
     """Data that cannot be used; the message names the place (file, row, column) and the fix.
 
-    Example:
+    Examples:
         >>> raise DataError("a.csv, column 'y', row 3: the label is missing; fill it or drop the row")
         Traceback (most recent call last):
         ...
@@ -26,7 +26,7 @@ class DataWarning(UserWarning):
 def suggest(name: str, known: Iterable[str], limit: int = 8) -> str:
     """Return ``"; did you mean 'site'?"`` when a known name is close, else the list of what there is.
 
-    Example:
+    Examples:
         >>> suggest("hopsital", ["hospital", "age"])
         "; did you mean 'hospital'?"
         >>> suggest("zzz", ["hospital", "age"])

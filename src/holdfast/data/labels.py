@@ -21,7 +21,7 @@ def as_labels(y: Any, task: Task | None = None) -> np.ndarray:
     Raises:
         DataError: for a missing label or labels of mixed types, with the row; for a task they do not fit.
 
-    Example:
+    Examples:
         >>> as_labels([1.0, 2.0], task="classification").dtype, as_labels(["b", "a"]).tolist()
         (dtype('int64'), ['b', 'a'])
     """
@@ -65,7 +65,7 @@ def as_labels(y: Any, task: Task | None = None) -> np.ndarray:
 def plain_array(v: Any) -> np.ndarray:
     """Return ``v`` as a plain array: tensors, categoricals and nullable pandas types lose their wrapping.
 
-    Example:
+    Examples:
         >>> plain_array(pd.Series(["b", "a"], dtype="category")).tolist()
         ['b', 'a']
     """
@@ -99,7 +99,7 @@ def encode_environment(environment: Any, names: tuple[str, ...] | None = None) -
     Raises:
         DataError: for a missing environment (with the row) or one that is not among ``names``.
 
-    Example:
+    Examples:
         >>> encode_environment([10, 9, 10])
         (array([1, 0, 1]), ('9', '10'))
     """
@@ -130,7 +130,7 @@ def encode_environment(environment: Any, names: tuple[str, ...] | None = None) -
 def stratified_rows(stratum: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """Return ``size`` rows drawn at random, each stratum giving its share by largest remainders (ties by chance).
 
-    Example:
+    Examples:
         >>> rows = stratified_rows(np.array([0, 0, 0, 0, 1, 1]), 3, np.random.default_rng(0))
         >>> int((rows < 4).sum()), int((rows >= 4).sum())
         (2, 1)

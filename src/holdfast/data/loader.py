@@ -35,7 +35,7 @@ class EnvironmentLoader:
     Raises:
         ValueError: for a batch size the plan refuses.
 
-    Example:
+    Examples:
         >>> from holdfast.data import Environments
         >>> e = Environments.from_arrays(np.arange(8.0).reshape(8, 1), [0, 1] * 4, list("AABBBBBB"))
         >>> batch = next(iter(e.loader(4, balanced=True, seed=0)))

@@ -21,7 +21,7 @@ KINDS: tuple[str, ...] = ("vector", "image", "table", "text", "sets", "graphs", 
 def freeze(a: np.ndarray) -> np.ndarray:
     """Return a read-only view; the caller's own array stays writable and nothing is copied.
 
-    Example:
+    Examples:
         >>> a = np.zeros(2); b = freeze(a)
         >>> b.flags.writeable, a.flags.writeable, np.shares_memory(a, b)
         (False, True, True)
@@ -36,7 +36,7 @@ def freeze(a: np.ndarray) -> np.ndarray:
 def kind_of(x: Any) -> Kind:
     """Return the modality of samples that :func:`as_samples` made.
 
-    Example:
+    Examples:
         >>> kind_of(np.zeros((4, 3))), kind_of(["a text"]), kind_of(np.zeros((4, 9, 2)))
         ('vector', 'text', 'trajectories')
     """
@@ -74,7 +74,7 @@ def as_samples(x: Any, kind: str | None = None) -> np.ndarray | pd.DataFrame | l
     Raises:
         DataError: when the samples differ in type or width, or have no known kind.
 
-    Example:
+    Examples:
         >>> as_samples(np.zeros((5, 8, 8), np.uint8)).shape
         (5, 1, 8, 8)
         >>> len(as_samples(np.zeros((5, 3, 2)), kind="sets"))
@@ -164,7 +164,7 @@ def _as_list_samples(x: list, kind: str | None) -> np.ndarray | list:
 def take(x: Any, index: slice | np.ndarray) -> Any:
     """Return the samples at ``index``: a view for a slice, one gather for an integer array.
 
-    Example:
+    Examples:
         >>> x = np.arange(6).reshape(3, 2)
         >>> np.shares_memory(take(x, slice(0, 2)), x)
         True
@@ -183,7 +183,7 @@ def as_index(index: Any, n: int) -> slice | np.ndarray:
         IndexError: when a row lies outside ``[-n, n)``.
         DataError: for a mask of another length or an index that is not one-dimensional.
 
-    Example:
+    Examples:
         >>> as_index([2, 3, 4], 9), as_index(np.array([True, False, True]), 3)
         (slice(2, 5, None), array([0, 2]))
     """
@@ -209,7 +209,7 @@ def as_index(index: Any, n: int) -> slice | np.ndarray:
 def concat_samples(parts: Sequence[Any]) -> Any:
     """Return the samples of several parts, of one kind, one after another.
 
-    Example:
+    Examples:
         >>> concat_samples([["a"], ["b", "c"]])
         ['a', 'b', 'c']
     """

@@ -20,7 +20,7 @@ _MOST_ROWS = 40
 def environments_table(data: Environments) -> Table:
     """Return a rich table: one row for each environment, counts of the classes or spread of the targets.
 
-    Example:
+    Examples:
         >>> from holdfast.data import Environments
         >>> environments_table(Environments.from_arrays([[0.0], [1.0]], [0, 1])).row_count
         1

@@ -48,7 +48,7 @@ def reliability_curve(
     Raises:
         ValueError: where a row of ``proba`` is not a distribution, or a label has no column.
 
-    Example:
+    Examples:
         >>> curve = reliability_curve([0, 0, 1], [[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]], n_bins=2)
         >>> round(float(curve.confidence[0]), 4), round(float(curve.accuracy[0]), 4)
         (0.7667, 0.6667)
@@ -86,7 +86,7 @@ def expected_calibration_error(
 
     Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, eq. 3.
 
-    Example:
+    Examples:
         >>> round(expected_calibration_error([0, 1], [[0.9, 0.1], [0.9, 0.1]]), 6)
         0.4
     """
@@ -106,7 +106,7 @@ def classwise_ece(y: Any, proba: Any, n_bins: int = 15, *, binning: Binning = "w
     Source: Kull et al., "Beyond Temperature Scaling: Obtaining Well-Calibrated Multi-Class Probabilities with
     Dirichlet Calibration", NeurIPS 2019, section 2.
 
-    Example:
+    Examples:
         >>> round(classwise_ece([0, 1], [[0.9, 0.1], [0.9, 0.1]]), 6)
         0.4
     """
@@ -131,7 +131,7 @@ def fit_temperature(logits: Any, y: Any, *, classes: Any = None, bounds: tuple[f
 
     Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
 
-    Example:
+    Examples:
         >>> import math
         >>> z = [[math.log(9), 0.0]] * 4  # says 90 %, is right in 75 %
         >>> round(fit_temperature(z, [0, 0, 0, 1]), 6)  # log 9 / log 3

@@ -37,7 +37,7 @@ def accuracy(y: Any, pred: Any) -> float:
     Raises:
         ValueError: for empty input or different lengths.
 
-    Example:
+    Examples:
         >>> accuracy(["a", "b", "b", "a"], ["a", "b", "a", "a"])
         0.75
     """
@@ -48,7 +48,7 @@ def accuracy(y: Any, pred: Any) -> float:
 def balanced_accuracy(y: Any, pred: Any) -> float:
     r"""Mean over the classes present in ``y`` of the share that is predicted right.
 
-    Example:
+    Examples:
         >>> balanced_accuracy([0, 0, 0, 1], [0, 0, 0, 0])
         0.5
     """
@@ -61,7 +61,7 @@ def macro_f1(y: Any, pred: Any) -> float:
 
     Classes are those seen in ``y`` or in ``pred``; a class never predicted right counts 0.
 
-    Example:
+    Examples:
         >>> macro_f1([0, 0, 1, 1], [0, 1, 1, 1])
         0.7333333333333334
     """
@@ -83,7 +83,7 @@ def topk_accuracy(y: Any, scores: Any, k: int, *, classes: Any = None) -> float:
         k: between 1 and ``C``.
         classes: the label of each column; column indices by default.
 
-    Example:
+    Examples:
         >>> topk_accuracy([0, 2], [[0.5, 0.3, 0.2], [0.6, 0.3, 0.1]], k=2)
         0.5
     """
@@ -93,7 +93,7 @@ def topk_accuracy(y: Any, scores: Any, k: int, *, classes: Any = None) -> float:
 def balanced_topk_accuracy(y: Any, scores: Any, k: int, *, classes: Any = None) -> float:
     """Mean over the classes present in ``y`` of their top-``k`` accuracy.
 
-    Example:
+    Examples:
         >>> balanced_topk_accuracy([0, 0, 0, 1], [[0.9, 0.1]] * 4, k=1)
         0.5
     """
@@ -109,7 +109,7 @@ def nll(y: Any, proba: Any, *, classes: Any = None) -> float:
     Raises:
         ValueError: where a row of ``proba`` is not a distribution, or a label has no column.
 
-    Example:
+    Examples:
         >>> round(nll([0, 1], [[0.5, 0.5], [0.0, 1.0]]), 6)
         0.346574
     """
@@ -121,7 +121,7 @@ def nll(y: Any, proba: Any, *, classes: Any = None) -> float:
 def brier(y: Any, proba: Any, *, classes: Any = None) -> float:
     r"""Brier score :math:`\frac1n \sum_i \sum_c (p_{ic} - \mathbb 1[y_i = c])^2`, in ``[0, 2]``.
 
-    Example:
+    Examples:
         >>> brier([0, 1], [[0.5, 0.5], [0.0, 1.0]])
         0.25
     """
@@ -164,7 +164,7 @@ def worst_group(
         groups: ``(n,)`` group of each sample (environment, attribute, class ...): integers or strings.
         higher_is_better: ``False`` for losses.
 
-    Example:
+    Examples:
         >>> r = worst_group(accuracy, [0, 1, 1, 0], [0, 1, 0, 0], ["north", "north", "south", "south"])
         >>> r.worst, r.group, r.values
         (0.5, 'south', {'north': 1.0, 'south': 0.5})

@@ -37,7 +37,7 @@ def auroc(id_scores: Any, ood_scores: Any) -> float:
     Raises:
         ValueError: for an empty set or a score that is not finite.
 
-    Example:
+    Examples:
         >>> auroc(id_scores=[0.1, 0.2, 0.8], ood_scores=[0.5, 0.9])
         0.8333333333333334
     """
@@ -58,7 +58,7 @@ def aupr_out(id_scores: Any, ood_scores: Any) -> float:
     Raises:
         ValueError: for an empty set or a score that is not finite.
 
-    Example:
+    Examples:
         >>> aupr_out(id_scores=[0.1, 0.2], ood_scores=[0.5, 0.9])
         1.0
     """
@@ -69,7 +69,7 @@ def aupr_out(id_scores: Any, ood_scores: Any) -> float:
 def aupr_in(id_scores: Any, ood_scores: Any) -> float:
     """Average precision with the in-distribution samples as positives, ranked by the negated score.
 
-    Example:
+    Examples:
         >>> aupr_in(id_scores=[0.1, 0.2], ood_scores=[0.5, 0.9])
         1.0
     """
@@ -100,7 +100,7 @@ def fpr_at_tpr(
     Raises:
         ValueError: for an empty set, a score that is not finite, or ``tpr`` outside ``(0, 1]``.
 
-    Example:
+    Examples:
         >>> fpr_at_tpr(id_scores=[0.1, 0.2, 0.3, 0.8], ood_scores=[0.25, 0.5, 0.9, 1.0], tpr=0.75)
         0.25
     """
@@ -131,7 +131,7 @@ def ood_metrics(
     Raises:
         ValueError: for an empty set or a score that is not finite.
 
-    Example:
+    Examples:
         >>> ood_metrics(id_scores=[0.0, 0.1], ood_scores=[0.8, 0.9])
         {'auroc': 1.0, 'fpr95': 0.0, 'aupr_in': 1.0, 'aupr_out': 1.0}
     """
@@ -158,7 +158,7 @@ def risk_coverage_curve(loss: Any, distrust: Any) -> tuple[Float[Tensor, " n"], 
     Returns:
         coverage and risk, both ``(n,)`` float64.
 
-    Example:
+    Examples:
         >>> coverage, risk = risk_coverage_curve(loss=[0, 0, 1, 1], distrust=[0.1, 0.2, 0.7, 0.9])
         >>> risk.tolist()
         [0.0, 0.0, 0.3333333333333333, 0.5]
@@ -183,7 +183,7 @@ def aurc(loss: Any, distrust: Any) -> float:
     Source: Geifman, Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers",
     ICLR 2019, section 2.
 
-    Example:
+    Examples:
         >>> aurc(loss=[0, 1], distrust=[0.1, 0.9])
         0.25
     """
@@ -196,7 +196,7 @@ def excess_aurc(loss: Any, distrust: Any) -> float:
     Source: Geifman, Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers",
     ICLR 2019, section 2.
 
-    Example:
+    Examples:
         >>> excess_aurc(loss=[0, 1], distrust=[0.1, 0.9])
         0.0
     """
@@ -206,7 +206,7 @@ def excess_aurc(loss: Any, distrust: Any) -> float:
 def accuracy_at_coverage(correct: Any, distrust: Any, coverage: float) -> float:
     """Accuracy on the share ``coverage`` of samples that are trusted most (rounded up to whole samples).
 
-    Example:
+    Examples:
         >>> accuracy_at_coverage(correct=[1, 1, 0, 1], distrust=[0.1, 0.2, 0.9, 0.3], coverage=0.75)
         1.0
     """

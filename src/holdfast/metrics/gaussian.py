@@ -35,7 +35,7 @@ class ClassGroupGaussians:
     Categories Modeling: A Joint Representation Learning and Density Estimation Framework for Out-of-Distribution
     Detection", ICCV 2023.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
         >>> y = torch.arange(200) % 2
@@ -277,7 +277,7 @@ def aggregate_mahalanobis(
     Source: Li et al., "Hierarchical Visual Categories Modeling: A Joint Representation Learning and Density
     Estimation Framework for Out-of-Distribution Detection", ICCV 2023 (``"min"``).
 
-    Example:
+    Examples:
         >>> aggregate_mahalanobis([[[2.0, 4.0], [8.0, 8.0]]], [[0.5, 0.5], [0.5, 0.5]]).tolist()
         [1.5]
     """

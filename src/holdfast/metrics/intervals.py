@@ -35,7 +35,7 @@ Method = Literal["percentile", "bca"]
 class Interval:
     """A two-sided confidence interval around an estimate.
 
-    Example:
+    Examples:
         >>> i = Interval(0.8, 0.7, 0.9, 0.95)
         >>> print(i)
         0.800 [0.700, 0.900]
@@ -61,7 +61,7 @@ def t_interval(values: Any, confidence: float = 0.95) -> Interval:
 
     One value gives an infinite interval: a single seed says nothing about other seeds.
 
-    Example:
+    Examples:
         >>> print(t_interval([1.0, 2.0, 3.0]))
         2.000 [-0.484, 4.484]
     """
@@ -81,7 +81,7 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interva
 
     Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 1927.
 
-    Example:
+    Examples:
         >>> print(wilson_interval(10, 10))
         1.000 [0.722, 1.000]
     """
@@ -122,7 +122,7 @@ def bootstrap_interval(
 
     Source: Efron, "Better Bootstrap Confidence Intervals", JASA 1987 (``"bca"``: eq. 2.3, 6.6).
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.arange(100.0)
         >>> i = bootstrap_interval(lambda rows: x[rows].median(1).values, 100, seed=0)
@@ -153,7 +153,7 @@ def bootstrap_mean(
 ) -> Interval:
     """Bootstrap interval of a mean of per-sample values, e.g. ``prediction == label`` for an accuracy.
 
-    Example:
+    Examples:
         >>> i = bootstrap_mean([0.0, 1.0, 1.0, 1.0] * 25, seed=0)
         >>> i.estimate, 0.6 < i.low < 0.75 < i.high < 0.9
         (0.75, True)
@@ -182,7 +182,7 @@ def hierarchical_bootstrap(
         n_resamples: number of resamples.
         confidence: level of the interval.
 
-    Example:
+    Examples:
         >>> i = hierarchical_bootstrap([[1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0]], seed=0)
         >>> i.estimate
         0.75
@@ -223,7 +223,7 @@ def paired_difference(
         n_resamples: of the bootstrap.
         seed: of the bootstrap.
 
-    Example:
+    Examples:
         >>> print(paired_difference([0.9, 0.8, 0.7], [0.8, 0.7, 0.5]))
         0.133 [-0.010, 0.277]
     """

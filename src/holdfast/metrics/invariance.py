@@ -73,7 +73,7 @@ def environment_probe(
     Source: the probe as a proxy of the divergence between domains: Ben-David et al., "Analysis of Representations for
     Domain Adaptation", NeurIPS 2006, section 5.
 
-    Example:
+    Examples:
         >>> import torch
         >>> z = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
         >>> site = ["a", "b"] * 30
@@ -136,7 +136,7 @@ def equivariance_error(
     Raises:
         ValueError: for sequences of different length, or outputs that change shape.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
         >>> flip = lambda v: v.flip(1)
@@ -169,7 +169,7 @@ def invariance_error(f: Callable[[Tensor], Tensor], action: Action | Sequence[Ac
         action: one group element's action on a batch of inputs, or a sequence of them.
         x: batch of at least two inputs.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
         >>> invariance_error(lambda v: v.square().sum(1), torch.neg, x)

@@ -27,7 +27,7 @@ def ridge_r2(source: Any, target: Any, *, alpha: float = 1e-2) -> float:
         target: ``(n, d2)``.
         alpha: penalty in units of the mean eigenvalue of the source's scatter.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
         >>> ridge_r2(x, x @ torch.tensor([[1.0], [2.0], [0.0]]), alpha=1e-9) > 0.999
@@ -51,7 +51,7 @@ def feature_overlap(phi1: Any, phi2: Any, *, alpha: float = 1e-2) -> dict[str, f
 
     Low ``r2_12`` with low ``r2_21`` means that the two know different things and that joining them adds.
 
-    Example:
+    Examples:
         >>> import torch
         >>> z = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
         >>> overlap = feature_overlap(z, z[:, :1])
@@ -72,7 +72,7 @@ def effective_rank(z: Any, *, center: bool = False) -> float:
 
     Source: Roy and Vetterli, "The Effective Rank: A Measure of Effective Dimensionality", EUSIPCO 2007.
 
-    Example:
+    Examples:
         >>> import torch
         >>> round(effective_rank(torch.eye(4)), 6)
         4.0

@@ -61,7 +61,7 @@ def nearest_neighbours(
         ValueError: for different widths, ``k`` out of range, entries that are not finite, or a zero row with
             ``"cosine"`` (the row is named).
 
-    Example:
+    Examples:
         >>> found = nearest_neighbours([[1.0, 0.0]], [[0.0, 1.0], [2.0, 0.1], [1.0, 1.0]], k=2)
         >>> found.indices.tolist()
         [[1, 2]]
@@ -106,7 +106,7 @@ def nearest_neighbours(
 def label_hits(query_labels: Any, gallery_labels: Any, indices: Any) -> Bool[Tensor, "queries k"]:
     """Say for each retrieved item whether its label is the query's.
 
-    Example:
+    Examples:
         >>> label_hits(["cat"], ["dog", "cat"], [[1, 0]]).tolist()
         [[True, False]]
     """
@@ -121,7 +121,7 @@ def label_hits(query_labels: Any, gallery_labels: Any, indices: Any) -> Bool[Ten
 def relevant_counts(query_labels: Any, gallery_labels: Any) -> Int[Tensor, " queries"]:
     """Count the gallery items that carry each query's label (its class size).
 
-    Example:
+    Examples:
         >>> relevant_counts([1, 0], [0, 1, 1]).tolist()
         [2, 1]
     """
@@ -133,7 +133,7 @@ def relevant_counts(query_labels: Any, gallery_labels: Any) -> Int[Tensor, " que
 def precision_at_k(hits: Any, k: int | None = None) -> float:
     """Mean share of hits among the first ``k``.
 
-    Example:
+    Examples:
         >>> precision_at_k([[1, 0, 1, 1]], k=2)
         0.5
     """
@@ -146,7 +146,7 @@ def recall_at_k(hits: Any, n_relevant: Any, k: int | None = None) -> float:
     Raises:
         ValueError: where a query has no relevant item, or fewer than it has hits.
 
-    Example:
+    Examples:
         >>> recall_at_k([[1, 0, 1]], n_relevant=[4], k=3)
         0.5
     """
@@ -177,7 +177,7 @@ def mean_average_precision(
     Raises:
         ValueError: for hits that are not 0/1, ``k`` out of range, or ``n_relevant`` missing or too small.
 
-    Example:
+    Examples:
         >>> round(mean_average_precision([[1, 0, 1]], k=3), 4)  # (1 + 2/3) / 3
         0.5556
         >>> round(mean_average_precision([[1, 0, 1]], k=3, denominator="hits"), 4)  # (1 + 2/3) / 2
@@ -199,7 +199,7 @@ def mean_average_precision(
 def mrr(hits: Any, k: int | None = None) -> float:
     """Mean reciprocal rank of the first hit; a list without a hit counts 0.
 
-    Example:
+    Examples:
         >>> mrr([[0, 1, 1], [1, 0, 0]])
         0.75
     """
@@ -211,7 +211,7 @@ def mrr(hits: Any, k: int | None = None) -> float:
 def hit_at_k(hits: Any, k: int | None = None) -> float:
     """Share of queries with at least one hit among the first ``k``.
 
-    Example:
+    Examples:
         >>> hit_at_k([[0, 1], [0, 0]], k=2)
         0.5
     """
@@ -221,7 +221,7 @@ def hit_at_k(hits: Any, k: int | None = None) -> float:
 def top1(hits: Any) -> float:
     """Share of queries whose nearest neighbour is a hit (1-nearest-neighbour accuracy).
 
-    Example:
+    Examples:
         >>> top1([[1, 0], [0, 1]])
         0.5
     """

@@ -44,7 +44,7 @@ def linear_cka(z1: Any, z2: Any, *, unbiased: bool = False) -> float:
     Source: Kornblith, Norouzi, Lee and Hinton, "Similarity of Neural Network Representations Revisited", ICML 2019;
     unbiased estimate: Song et al., "Feature Selection via Dependence Maximization", JMLR 2012, eq. 4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> z = torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 1.0]])
         >>> rotated = 3 * z @ torch.tensor([[0.6, -0.8], [0.8, 0.6]])
@@ -81,7 +81,7 @@ def cknna(z1: Any, z2: Any, k: int = 10, *, normalise: bool = True) -> float:
 
     Source: Huh, Cheung, Wang and Isola, "The Platonic Representation Hypothesis", ICML 2024, appendix A.
 
-    Example:
+    Examples:
         >>> import torch
         >>> z = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
         >>> round(cknna(z, -z, k=5), 6)
@@ -114,7 +114,7 @@ def topk_jaccard(z1: Any, z2: Any, k: int = 5, metric: Literal["cosine", "l2"] =
     Source: Moschella et al., "Relative Representations Enable Zero-Shot Latent Space Communication", ICLR 2023,
     section 4.1.
 
-    Example:
+    Examples:
         >>> z = [[0.0, 1.0], [1.0, 0.0], [1.0, 0.2], [0.1, 1.0]]
         >>> topk_jaccard(z, z, k=2)
         1.0
@@ -131,7 +131,7 @@ def mutual_knn(z1: Any, z2: Any, k: int = 10, metric: Literal["cosine", "l2"] = 
 
     Source: Huh, Cheung, Wang and Isola, "The Platonic Representation Hypothesis", ICML 2024, section 2.
 
-    Example:
+    Examples:
         >>> mutual_knn([[0.0], [1.0], [3.0]], [[5.0, 0], [4.0, 0], [0.0, 0]], k=1, metric="l2")
         1.0
     """
@@ -151,7 +151,7 @@ def cross_space_mrr(z1: Any, z2: Any, metric: Literal["cosine", "l2"] = "cosine"
     Source: Moschella et al., "Relative Representations Enable Zero-Shot Latent Space Communication", ICLR 2023,
     section 4.1.
 
-    Example:
+    Examples:
         >>> cross_space_mrr([[0.0, 1.0], [1.0, 0.0]], [[0.1, 1.0], [1.0, 0.1]])
         1.0
     """
@@ -177,7 +177,7 @@ def cross_space_mrr(z1: Any, z2: Any, metric: Literal["cosine", "l2"] = "cosine"
 def mean_cosine(z1: Any, z2: Any) -> float:
     """Mean over items of the cosine between the item's two vectors.
 
-    Example:
+    Examples:
         >>> mean_cosine([[1.0, 0.0], [0.0, 2.0]], [[3.0, 0.0], [1.0, 0.0]])
         0.5
     """
@@ -198,7 +198,7 @@ def procrustes_distance(z1: Any, z2: Any, *, center: bool = True, scale: bool = 
     Source: Ding, Denain and Steinhardt, "Grounding Representation Similarity Through Statistical Testing",
     NeurIPS 2021, section 2.
 
-    Example:
+    Examples:
         >>> round(procrustes_distance([[0.0, 1.0], [2.0, 0.0]], [[1.0, 0.0], [0.0, 2.0]], center=False), 6)
         0.0
     """

@@ -27,7 +27,7 @@ def training_temperature(logits: Any, y: Any) -> float:
     Raises:
         ValueError: for one column, lengths that differ or values that are not finite.
 
-    Example:
+    Examples:
         >>> z = torch.eye(2).repeat(50, 1)  # always right, by a gap of 1
         >>> t = training_temperature(z, torch.arange(100) % 2)
         >>> p = (z / t).softmax(1).amax()  # 50 right, 1 wrong

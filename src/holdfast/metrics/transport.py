@@ -40,7 +40,7 @@ def mmd2(
 
     Source: Gretton et al., "A Kernel Two-Sample Test", JMLR 2012, eq. 3 and 5.
 
-    Example:
+    Examples:
         >>> import torch
         >>> g = torch.Generator().manual_seed(0)
         >>> x, y = torch.randn(200, 2, generator=g), torch.randn(200, 2, generator=g)
@@ -76,7 +76,7 @@ def energy_distance(x: Any, y: Any, *, estimator: Literal["unbiased", "biased"] 
     Source: Székely and Rizzo, "Energy Statistics: A Class of Statistics Based on Distances", J. Statistical Planning
     and Inference 2013, eq. 2.
 
-    Example:
+    Examples:
         >>> energy_distance([[0.0], [0.0]], [[3.0], [3.0]])
         6.0
     """
@@ -104,7 +104,7 @@ def sliced_wasserstein(x: Any, y: Any, *, p: int = 2, n_projections: int = 256, 
     Source: Bonneel et al., "Sliced and Radon Wasserstein Barycenters of Measures", J. Mathematical Imaging and Vision
     2015, section 3.
 
-    Example:
+    Examples:
         >>> sliced_wasserstein([[0.0], [1.0]], [[2.0], [3.0]])
         2.0
     """
@@ -136,7 +136,7 @@ def gaussian_w2(x: Any, y: Any) -> float:
     Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
     NeurIPS 2017, eq. 6 (squared).
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
         >>> round(gaussian_w2(x, x + torch.tensor([3.0, 4.0, 0.0])), 6)
@@ -160,7 +160,7 @@ def gaussian_w2_moments(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:
     Source: Dowson and Landau, "The Fréchet Distance between Multivariate Normal Distributions", J. Multivariate
     Analysis 1982.
 
-    Example:
+    Examples:
         >>> gaussian_w2_moments([0.0], [[4.0]], [0.0], [[1.0]])
         1.0
     """

@@ -23,7 +23,7 @@ class Attention(nn.Module):
 
     Source: Vaswani et al., "Attention is all you need", NeurIPS 2017, equation 1.
 
-    Example:
+    Examples:
         >>> Attention(8, heads=2)(torch.zeros(3, 5, 8)).shape
         torch.Size([3, 5, 8])
     """
@@ -63,7 +63,7 @@ class TransformerBlock(nn.Module):
 
     Source: Xiong et al., "On layer normalization in the transformer architecture", ICML 2020.
 
-    Example:
+    Examples:
         >>> TransformerBlock(8, heads=2)(torch.zeros(3, 5, 8)).shape
         torch.Size([3, 5, 8])
     """

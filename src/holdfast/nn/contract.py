@@ -17,7 +17,7 @@ def tensor_digest(*tensors: Tensor) -> str:
 
     Casting first makes the digest independent of the device and of a later ``.double()``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> tensor_digest(torch.ones(2)) == tensor_digest(torch.ones(2, dtype=torch.float64))
         True
@@ -42,7 +42,7 @@ class EmbeddingContract:
         size: rows of that table or list.
         digest: SHA-256 of its content.
 
-    Example:
+    Examples:
         >>> a = EmbeddingContract("simplex", 128, "00ff")
         >>> a.check(EmbeddingContract("simplex", 64, "11aa"))
         Traceback (most recent call last):

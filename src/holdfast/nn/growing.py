@@ -21,7 +21,7 @@ class GrowingClassifier(nn.Module):
         in_dim: entries of the features.
         n_classes: outputs to begin with.
 
-    Example:
+    Examples:
         >>> head = GrowingClassifier(4)
         >>> head.grow(3, generator=torch.Generator().manual_seed(0))
         >>> head(torch.zeros(2, 4)).shape

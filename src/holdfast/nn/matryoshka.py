@@ -22,7 +22,7 @@ def check_dims(dims: Sequence[int], d: int | None = None) -> tuple[int, ...]:
         TypeError: for an entry that is not an integer.
         ValueError: for an empty list, an entry below 1 or above ``d``, or an order that does not increase.
 
-    Example:
+    Examples:
         >>> check_dims([8, 16, 64], d=64)
         (8, 16, 64)
     """
@@ -45,7 +45,7 @@ def nesting_dims(d: int, start: int = 8, base: int = 2) -> list[int]:
     Raises:
         ValueError: for ``d`` below ``start``, ``start`` below 1 or ``base`` below 2.
 
-    Example:
+    Examples:
         >>> nesting_dims(64)
         [8, 16, 32, 64]
         >>> nesting_dims(768, start=12)
@@ -74,7 +74,7 @@ def truncate_embed(z: Float[Tensor, "*batch dim"], m: int, normalize: bool = Tru
 
     Source: Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022.
 
-    Example:
+    Examples:
         >>> truncate_embed(torch.tensor([[3.0, 4.0, 100.0]]), 2)
         tensor([[0.6000, 0.8000]])
     """
@@ -112,7 +112,7 @@ class MatryoshkaHead(nn.Module):
 
     Source: Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022, Equation 1.
 
-    Example:
+    Examples:
         >>> head = MatryoshkaHead([2, 4, 8], n_out=3)
         >>> [tuple(logits.shape) for logits in head(torch.zeros(5, 8))]
         [(5, 3), (5, 3), (5, 3)]

@@ -13,7 +13,7 @@ __all__ = ["Network"]
 class Network(nn.Module):
     """``head(encoder(x))``, with the representation ``encoder(x)`` exposed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = Network(nn.Linear(4, 8), nn.Linear(8, 3))
         >>> net(torch.zeros(2, 4)).shape, net.features(torch.zeros(2, 4)).shape

@@ -43,7 +43,7 @@ def simplex_vertices(
     Source: Biondi, Pernici, Ricci, Del Bimbo, "Stationary Representations: Optimally Approximating
     Compatibility and Implications for Improved Model Replacements", CVPR 2024, Section 3 (d-Simplex classifier).
 
-    Example:
+    Examples:
         >>> w = simplex_vertices(3)
         >>> [round(v, 4) + 0.0 for v in (w @ w.T)[0].tolist()]
         [1.0, -0.5, -0.5]
@@ -101,7 +101,7 @@ class FixedSimplexClassifier(nn.Module):
 
     Source: Pernici, Bruni, Baecchi, Del Bimbo, "Regular Polytope Networks", TNNLS 2021; Biondi et al., CVPR 2024.
 
-    Example:
+    Examples:
         >>> import torch
         >>> head = FixedSimplexClassifier(8, n_preallocated=5)
         >>> head(torch.zeros(2, 8)).shape, head.features(torch.zeros(2, 8)).shape

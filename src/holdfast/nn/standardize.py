@@ -27,7 +27,7 @@ class Standardize(nn.Module):
     Raises:
         ValueError: where the lengths disagree or a deviation is negative or not finite.
 
-    Example:
+    Examples:
         >>> layer = Standardize(2, mean=(1.0, 5.0), std=(2.0, 0.0))
         >>> layer(torch.tensor([[3.0, 5.0]]))
         tensor([[1., 0.]])

@@ -75,7 +75,7 @@ def character_tasks(
 def random_affine(x: Float[Tensor, "n 1 h w"], rng: torch.Generator) -> Float[Tensor, "n 1 h w"]:
     """Rotate by up to 15 degrees, scale by up to 15 %, shift by up to 10 % of the side, each image by itself.
 
-    Example:
+    Examples:
         >>> random_affine(torch.zeros(2, 1, 28, 28), torch.Generator().manual_seed(0)).shape
         torch.Size([2, 1, 28, 28])
     """

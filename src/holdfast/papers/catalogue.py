@@ -47,7 +47,7 @@ def describe(
     Raises:
         ValueError: for a number that is not in the catalogue.
 
-    Example:
+    Examples:
         >>> describe(27).first_author
         'Kusupati'
     """
@@ -63,7 +63,7 @@ def describe(
 def papers() -> list[Paper]:
     """Return every paper of the catalogue in order of number, without importing any experiment.
 
-    Example:
+    Examples:
         >>> [p.number for p in papers()][:3]
         [1, 2, 3]
     """
@@ -110,7 +110,7 @@ def search(query: str, limit: int = 10) -> list[tuple[Paper, float]]:
     Raises:
         ValueError: for an empty query.
 
-    Example:
+    Examples:
         >>> search("truncate embeddings to shorter prefixes")[0][0].number
         27
     """

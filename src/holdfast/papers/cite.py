@@ -22,7 +22,7 @@ _STOP = {"a", "an", "the", "on", "of", "for", "and", "in", "to", "with", "via", 
 def bibtex(paper: Paper) -> str:
     """Return the BibTeX entry of a paper.
 
-    Example:
+    Examples:
         >>> from holdfast.papers.catalogue import describe
         >>> print(bibtex(describe(27)).splitlines()[0])
         @misc{kusupati2022matryoshka,
@@ -74,7 +74,7 @@ def cite(obj: Any) -> str:
     Raises:
         ValueError: when no paper is known behind ``obj``.
 
-    Example:
+    Examples:
         >>> from holdfast.shift import GroupDRO
         >>> print(cite(GroupDRO).splitlines()[0])
         @inproceedings{sagawa2020distributionally,

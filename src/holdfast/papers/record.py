@@ -36,7 +36,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     Raises:
         ValueError: with no values, or a value that is not finite.
 
-    Example:
+    Examples:
         >>> i = mean_interval([1.0, 2.0, 3.0])
         >>> round(i.mean, 3), round(i.low, 3), round(i.high, 3)
         (2.0, -0.484, 4.484)
@@ -70,7 +70,7 @@ class Claim:
         null: value that the interval has to exclude, for claims on the mean.
         note: why a claim did not hold, written after the seeds were run; shown beside the verdict.
 
-    Example:
+    Examples:
         >>> c = Claim("gain", "the method gains two points", lambda v: v["ours/acc"] - v["erm/acc"], at_least=0.02)
         >>> c.verdict([0.05, 0.06, 0.055])
         'held'

@@ -38,7 +38,7 @@ class AnchorSet:
 
     Source: Moschella et al., "Relative representations enable zero-shot latent space communication", ICLR 2023.
 
-    Example:
+    Examples:
         >>> anchors = AnchorSet.sample(100, 4, generator=torch.Generator().manual_seed(0))
         >>> len(anchors), anchors.contract == AnchorSet(anchors.indices).contract
         (4, True)
@@ -88,7 +88,7 @@ class AnchorSet:
             ValueError: when k exceeds n, ``"stratified"`` finds k not divisible by the number of classes or a class
                 with too few samples, or the method lacks the embeddings or labels that it needs.
 
-        Example:
+        Examples:
             >>> z = torch.tensor([[0.0], [0.1], [5.0], [9.0]])
             >>> sorted(AnchorSet.sample(z, 2, "fps", generator=torch.Generator().manual_seed(0)).indices.tolist())
             [0, 3]

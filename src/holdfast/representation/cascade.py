@@ -55,7 +55,7 @@ class AdaptiveCascade:
 
     Source: Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022, Section 4.2.1 and Appendix D.1.
 
-    Example:
+    Examples:
         >>> probs = torch.tensor([[[0.9, 0.1], [0.45, 0.55]], [[0.8, 0.2], [0.7, 0.3]]])      # (stage, sample, class)
         >>> cascade = AdaptiveCascade([8, 64]).fit(probs, torch.tensor([0, 0]))
         >>> cascade.predict(probs).labels, cascade.predict(probs).costs

@@ -88,7 +88,7 @@ class CategoryModel(NeuralClassifier):
     Source: Li, Zhou et al., "Hierarchical Visual Categories Modeling: A Joint Representation Learning and Density
     Estimation Framework for Out-of-Distribution Detection", ICCV 2023.
 
-    Example:
+    Examples:
         >>> from sklearn.datasets import load_iris
         >>> x, y = load_iris(return_X_y=True)
         >>> model = CategoryModel(epochs=30, size="tiny", random_state=0).fit(x, y)

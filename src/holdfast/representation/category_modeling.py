@@ -20,7 +20,7 @@ def as_groups(q: Float[Tensor, "batch dim"], n_groups: int) -> Float[Tensor, "ba
     Raises:
         ValueError: when the width is not a multiple of ``n_groups``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> as_groups(torch.zeros(5, 12), 3).shape
         torch.Size([5, 3, 4])
@@ -57,7 +57,7 @@ class GroupedCenterHead(nn.Module):
     Source: Li, Zhou et al., "Hierarchical Visual Categories Modeling: A Joint Representation Learning and Density
     Estimation Framework for Out-of-Distribution Detection", ICCV 2023, the projection head.
 
-    Example:
+    Examples:
         >>> import torch
         >>> q, w = GroupedCenterHead(16, n_groups=4, group_dim=8, bottleneck=12)(torch.randn(5, 16))
         >>> q.shape, w.shape, bool((q.abs() <= 1 + 1e-6).all())
@@ -147,7 +147,7 @@ class HVCMLoss(nn.Module):
     Source: Li, Zhou et al., "Hierarchical Visual Categories Modeling: A Joint Representation Learning and Density
     Estimation Framework for Out-of-Distribution Detection", ICCV 2023, section 3 (loss) and its training algorithm.
 
-    Example:
+    Examples:
         >>> import torch
         >>> loss = HVCMLoss(n_classes=3, n_groups=2, group_dim=4, alpha=1.0, beta=1.0)
         >>> y = torch.tensor([0, 2])

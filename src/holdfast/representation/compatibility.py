@@ -54,7 +54,7 @@ class HOCLoss(nn.Module):
     Source: Biondi, Pernici, Ricci, Del Bimbo, "Stationary Representations: Optimally Approximating
     Compatibility and Implications for Improved Model Replacements", CVPR 2024, Section 4.
 
-    Example:
+    Examples:
         >>> f = torch.eye(3)
         >>> round(float(HOCLoss(mu=1.0)(f, f, torch.tensor([0, 1, 2]))), 4)  # -1 + log 2
         -0.3069
@@ -120,7 +120,7 @@ class FeatureDistillation(nn.Module):
 
     Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015.
 
-    Example:
+    Examples:
         >>> float(FeatureDistillation()(torch.ones(2, 3), torch.zeros(2, 3)))
         3.0
     """
@@ -156,7 +156,7 @@ class BCTLoss(nn.Module):
 
     Source: Shen, Xiong, Xia, Soatto, "Towards Backward-Compatible Representation Learning", CVPR 2020, eq. 4.
 
-    Example:
+    Examples:
         >>> loss = BCTLoss(nn.Linear(4, 3))
         >>> loss(torch.zeros(2, 4), None, torch.tensor([0, 2])).requires_grad
         False

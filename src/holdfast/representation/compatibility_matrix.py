@@ -38,7 +38,7 @@ def template_accuracy(
 
     Source: retrieval protocol of Biondi et al., CVPR 2024 (1:N search with one mean template per class).
 
-    Example:
+    Examples:
         >>> eye, y = torch.eye(2), torch.tensor([0, 1])
         >>> template_accuracy(eye, 5 * eye, y, y)
         1.0
@@ -80,7 +80,7 @@ class CompatibilityMatrix:
     Source: Biondi, Pernici, Bruni, Mugnai, Del Bimbo, "CL2R: Compatible Lifelong Learning Representations",
     ACM TOMM 2023; Biondi et al., CVPR 2024, Section 5.
 
-    Example:
+    Examples:
         >>> c = CompatibilityMatrix([[0.5, float("nan")], [0.6, 0.7]])
         >>> c.ac(), round(c.aa(), 4)
         (1.0, 0.6)
@@ -250,7 +250,7 @@ def check_definition(
     Source: Shen et al., "Towards Backward-Compatible Representation Learning", CVPR 2020, eq. 2 and 3; Biondi et
     al., CVPR 2024, Definition 1.
 
-    Example:
+    Examples:
         >>> f, y = torch.eye(2), torch.tensor([0, 1])
         >>> check_definition(f, f, f, y, y).holds_in_expectation
         True

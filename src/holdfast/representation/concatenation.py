@@ -43,7 +43,7 @@ class ConcatRepresentation(nn.Module):
 
     Source: Zhang and Bottou, "Learning useful representations for shifting tasks and distributions", ICML 2023.
 
-    Example:
+    Examples:
         >>> phi = ConcatRepresentation([nn.Linear(4, 3), nn.Linear(4, 5)])
         >>> phi(torch.zeros(2, 4)).shape
         torch.Size([2, 8])
@@ -166,7 +166,7 @@ def concat_heads(heads: Sequence[nn.Linear], scale: Literal["sum", "mean"] = "me
 
     Source: Zhang and Bottou, "Learning useful representations for shifting tasks and distributions", ICML 2023.
 
-    Example:
+    Examples:
         >>> concat_heads([nn.Linear(3, 2), nn.Linear(5, 2)])
         Linear(in_features=8, out_features=2, bias=True)
     """
@@ -212,7 +212,7 @@ class TwoStageFineTune:
 
     Source: Zhang and Bottou, "Learning useful representations for shifting tasks and distributions", ICML 2023.
 
-    Example:
+    Examples:
         >>> nets = [Network(nn.Linear(4, 3), nn.Linear(3, 2)) for _ in range(2)]
         >>> tuned = TwoStageFineTune(nets, lambda model, index: model, batch_size=8)
         >>> net = tuned.fit(torch.randn(16, 4), torch.arange(16) % 2)

@@ -55,7 +55,7 @@ class AdaptiveRetriever:
 
     Source: Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022, Section 4.3.
 
-    Example:
+    Examples:
         >>> db = torch.tensor([[1.0, 0.0, 0.0, 0.9], [1.0, 0.1, 0.0, -1.0], [0.0, 1.0, 0.0, 0.0]])
         >>> retriever = AdaptiveRetriever(db, dims=[2, 4])
         >>> q = torch.tensor([[1.0, 0.05, 0.0, -1.0]])

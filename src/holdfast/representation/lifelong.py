@@ -105,7 +105,7 @@ class LifelongTrainer:
     Source: Biondi, Pernici, Ricci, Del Bimbo, "Stationary Representations: Optimally Approximating
     Compatibility and Implications for Improved Model Replacements", CVPR 2024, Sections 4 and 5.
 
-    Example:
+    Examples:
         >>> from holdfast.representation.compatibility import HOCLoss
         >>> _ = torch.manual_seed(0)
         >>> net = Network(nn.Linear(4, 7), FixedSimplexClassifier(7, 8, project=False))

@@ -30,7 +30,7 @@ class PrefixCrossEntropy(nn.Module):
     Raises:
         ValueError: for a label outside [0, n_out) or a prefix length without a head.
 
-    Example:
+    Examples:
         >>> head = MatryoshkaHead([2, 4], n_out=3)
         >>> loss = MatryoshkaLoss(PrefixCrossEntropy(head), head.dims)
         >>> loss(torch.zeros(5, 4), torch.tensor([0, 1, 2, 0, 1])).shape
@@ -73,7 +73,7 @@ class MatryoshkaLoss(nn.Module):
 
     Source: Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022, Equation 1.
 
-    Example:
+    Examples:
         >>> loss = MatryoshkaLoss(nn.MSELoss(), dims=[1, 2], embeddings=2)
         >>> loss(torch.tensor([[1.0, 3.0]]), torch.zeros(1, 2))     # 1 + (1 + 9) / 2
         tensor(6.)
@@ -133,7 +133,7 @@ class MatryoshkaPairLoss(MatryoshkaLoss):
 
     Source: Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022, Section 3.
 
-    Example:
+    Examples:
         >>> loss = MatryoshkaPairLoss(nn.MSELoss(), dims=[1, 2])
         >>> z = torch.tensor([[3.0, 4.0]])
         >>> bool(loss(z, 5 * z) < 1e-12)
@@ -161,7 +161,7 @@ class PCATruncator(TransformerMixin, BaseEstimator):
     Raises:
         ValueError: for a length beyond ``n_components``.
 
-    Example:
+    Examples:
         >>> z = np.random.default_rng(0).normal(size=(50, 8))
         >>> PCATruncator(4).fit(z).transform(z, 2).shape
         (50, 2)
@@ -195,7 +195,7 @@ class RandomSubset(TransformerMixin, BaseEstimator):
     Raises:
         ValueError: for a length beyond ``n_components``.
 
-    Example:
+    Examples:
         >>> z = np.arange(12.0).reshape(2, 6)
         >>> RandomSubset(3, random_state=0).fit(z).transform(z).shape
         (2, 3)

@@ -61,7 +61,7 @@ class MatryoshkaClassifier(NeuralClassifier):
 
     Source: Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022, Equation 1 and Section 4.2.1.
 
-    Example:
+    Examples:
         >>> from sklearn.datasets import load_iris
         >>> x, y = load_iris(return_X_y=True)
         >>> model = MatryoshkaClassifier(dims=(4, 8, 16), epochs=40, lr=1e-2, random_state=0).fit(x, y)

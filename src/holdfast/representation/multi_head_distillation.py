@@ -36,7 +36,7 @@ def multi_head_distillation_loss(
     Source: Zhang and Bottou, "Learning useful representations for shifting tasks and distributions", ICML 2023;
     Hinton et al., "Distilling the knowledge in a neural network", 2015.
 
-    Example:
+    Examples:
         >>> t = [torch.tensor([[2.0, 0.0]])]
         >>> multi_head_distillation_loss(t, t, temperature=4.0)
         tensor(0.)
@@ -71,7 +71,7 @@ class MultiHeadDistillation(nn.Module):
         ValueError: for no teacher, a temperature that is not positive, unknown sizes, or heads with other numbers
             of outputs than their teachers.
 
-    Example:
+    Examples:
         >>> teachers = [nn.Linear(4, 3), nn.Linear(4, 2)]
         >>> loss = MultiHeadDistillation(nn.Linear(4, 8), teachers, temperature=4.0, dim=8, n_classes=[3, 2])
         >>> bool(loss(torch.randn(5, 4)) > 0)
@@ -134,7 +134,7 @@ class MultiHeadDistillation(nn.Module):
 class DistilledRepresentation(Featurizer):
     """The student's features, without the heads that taught it, frozen.
 
-    Example:
+    Examples:
         >>> from holdfast.core.batching import Batches, BatchPlan
         >>> x = torch.randn(32, 4)
         >>> loss = MultiHeadDistillation(nn.Linear(4, 8), [nn.Linear(4, 3)], dim=8, n_classes=3)

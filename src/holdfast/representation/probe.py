@@ -61,7 +61,7 @@ class LinearProbe(Classifier):
     regression by L-BFGS with the penalty chosen on a validation part); batch norm before the linear layer: He et al.,
     "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, appendix A.1.
 
-    Example:
+    Examples:
         >>> from sklearn.datasets import load_iris
         >>> x, y = load_iris(return_X_y=True)
         >>> probe = LinearProbe(random_state=0).fit(x, y)

@@ -39,7 +39,7 @@ def probe_gain(
     Raises:
         ValueError: for lists of different lengths, or a size beyond the number of members.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> y = rng.integers(0, 2, 60)
         >>> members = [np.c_[y + rng.normal(size=60)] for _ in range(4)]

@@ -18,7 +18,7 @@ class ProbeHead(nn.Module):
 
     In the cosine form the rows of ``weight`` all have norm :math:`s` and there is no bias.
 
-    Example:
+    Examples:
         >>> head = ProbeHead(torch.zeros(2), torch.ones(2), torch.eye(2), torch.zeros(2))
         >>> head(torch.tensor([[3.0, 1.0]])).tolist()
         [[3.0, 1.0]]
@@ -48,7 +48,7 @@ class ProbeHead(nn.Module):
 def standardisation(x: Tensor, how: str) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:
     """Return the mean and scale of ``"none"``, ``"batchnorm"`` (biased variance + 1e-5) or ``"zscore"``.
 
-    Example:
+    Examples:
         >>> standardisation(torch.tensor([[1.0, 5.0], [3.0, 5.0]]), "zscore")
         (tensor([2., 5.]), tensor([1., 1.]))
     """

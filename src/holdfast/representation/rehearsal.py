@@ -27,7 +27,7 @@ def herd(features: Float[Tensor, "n d"], k: int) -> Int[Tensor, " k"]:
 
     Source: Rebuffi, Kolesnikov, Sperl, Lampert, "iCaRL", CVPR 2017, Algorithm 4.
 
-    Example:
+    Examples:
         >>> herd(torch.tensor([[0.0], [1.0], [5.0]]), 1).tolist()  # the mean is 2
         [1]
     """
@@ -55,7 +55,7 @@ class RehearsalBuffer:
 
     Source: the memory of Biondi et al., CVPR 2024 (random, 20 per class).
 
-    Example:
+    Examples:
         >>> memory = RehearsalBuffer(per_class=2)
         >>> memory.add(torch.arange(6.0)[:, None], torch.tensor([0, 0, 0, 1, 1, 1]), generator=torch.Generator())
         >>> len(memory), memory.y.tolist()
@@ -128,7 +128,7 @@ class HalfAndHalfSampler:
 
     Source: sampling of Biondi et al., CVPR 2024 (batches of 128, half new and half memory).
 
-    Example:
+    Examples:
         >>> sampler = HalfAndHalfSampler(torch.arange(6), torch.tensor([10, 11]), batch=4, seed=0)
         >>> len(sampler), [int((rows >= 10).sum()) for rows in sampler.epoch(0)]
         (3, [2, 2, 2])

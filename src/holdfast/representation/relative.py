@@ -60,7 +60,7 @@ def relative_projection(
     Source: Moschella, Maiorca, Fumero, Norelli, Locatello, Rodolà, "Relative representations enable zero-shot
     latent space communication", ICLR 2023, Section 3.
 
-    Example:
+    Examples:
         >>> z = torch.tensor([[2.0, 0.0], [1.0, 1.0]])
         >>> rotated = z @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
         >>> bool(torch.allclose(relative_projection(3 * rotated, rotated), relative_projection(z, z)))
@@ -112,7 +112,7 @@ def quantize_similarity(
 
     Source: Moschella et al., ICLR 2023 (quantised similarities in the official implementation).
 
-    Example:
+    Examples:
         >>> [round(v, 2) for v in quantize_similarity(torch.tensor([0.12, 0.26]), 0.1).tolist()]
         [0.1, 0.3]
     """
@@ -131,7 +131,7 @@ def stratified_mean(r: Float[Tensor, "*batch k"], anchor_labels: Int[Tensor, " k
 
     Source: Moschella et al., ICLR 2023 (stratified similarity in the official implementation).
 
-    Example:
+    Examples:
         >>> r = torch.tensor([[1.0, 0.0, 0.5]])
         >>> stratified_mean(r, torch.tensor([7, 7, 9])).tolist()
         [[0.5, 0.5]]

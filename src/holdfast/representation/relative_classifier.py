@@ -37,7 +37,7 @@ class RelativeClassifier(NeuralClassifier):
 
     Source: Moschella et al., "Relative representations enable zero-shot latent space communication", ICLR 2023.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(60, 3)).astype("float32")
         >>> y = x[:, 0] > 0
@@ -113,7 +113,7 @@ class RelativeClassifier(NeuralClassifier):
         Raises:
             ValueError: when the anchors differ; both hashes (or numbers) are named.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> x = np.random.default_rng(0).normal(size=(60, 3)).astype("float32")
             >>> options = {"n_anchors": 10, "epochs": 2, "size": "tiny"}

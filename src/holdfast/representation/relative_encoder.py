@@ -88,7 +88,7 @@ class RelativeEncoder(nn.Module):
     Source: Moschella et al., "Relative representations enable zero-shot latent space communication", ICLR 2023,
     Section 3 and Appendix A.
 
-    Example:
+    Examples:
         >>> _ = torch.manual_seed(0)
         >>> encoder = RelativeEncoder(nn.Linear(3, 2), torch.randn(5, 3))
         >>> encoder(torch.randn(4, 3)).shape

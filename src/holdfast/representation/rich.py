@@ -26,7 +26,7 @@ class Featurizer(nn.Module):
         head: what maps features to the source task's logits; ``model.head`` where there is one.
         name: what messages call it, e.g. ``"seed 3"``.
 
-    Example:
+    Examples:
         >>> from holdfast.nn.network import Network
         >>> phi = Featurizer(Network(nn.Linear(4, 8), nn.Linear(8, 2)), name="seed 0")
         >>> phi(torch.zeros(3, 4)).shape, phi.logits(torch.zeros(3, 4)).shape
@@ -84,7 +84,7 @@ def train_episodes(
 
     Source: Zhang and Bottou, "Learning useful representations for shifting tasks and distributions", ICML 2023.
 
-    Example:
+    Examples:
         >>> members = train_episodes(lambda: nn.Linear(4, 2), lambda model, seed: None, seeds=[0, 1])
         >>> [m.name for m in members]
         ['seed 0', 'seed 1']
@@ -132,7 +132,7 @@ def snapshots(train_fn: Callable[[float], Iterable[nn.Module]], n: int, lr: floa
 
     Source: Zhang and Bottou, "Learning useful representations for shifting tasks and distributions", ICML 2023.
 
-    Example:
+    Examples:
         >>> def episode(lr):
         ...     model = nn.Linear(1, 1)
         ...     for epoch in range(6):

@@ -73,7 +73,7 @@ class RichClassifier(NeuralClassifier):
 
     Source: Zhang and Bottou, "Learning useful representations for shifting tasks and distributions", ICML 2023.
 
-    Example:
+    Examples:
         >>> from sklearn.datasets import load_iris
         >>> x, y = load_iris(return_X_y=True)
         >>> model = RichClassifier(n_episodes=2, size="tiny", epochs=20, lr=1e-2, random_state=0).fit(x, y)

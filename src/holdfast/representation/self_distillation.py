@@ -38,7 +38,7 @@ class DINOLoss(nn.Module):
 
     Source: Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, equations 1-4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> loss = DINOLoss(out_dim=8)
         >>> student, teacher = torch.zeros(4, 3, 8), torch.zeros(2, 3, 8)
@@ -97,7 +97,7 @@ class MultiCropWrapper(nn.Module):
     Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", NeurIPS 2020
     (multi-crop).
 
-    Example:
+    Examples:
         >>> import torch
         >>> encoder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> crops = [torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 4, 4)]
@@ -142,7 +142,7 @@ class EMATeacher(nn.Module):
 
     Source: Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020; schedule as in Caron et al., ICCV 2021.
 
-    Example:
+    Examples:
         >>> import torch
         >>> student = nn.Linear(2, 2)
         >>> teacher = EMATeacher(student, momentum=0.5)
@@ -209,7 +209,7 @@ def random_resized_crops(
     Raises:
         ValueError: for a scale outside (0, 1] or reversed, or images that are not (n, c, h, w).
 
-    Example:
+    Examples:
         >>> import torch
         >>> random_resized_crops(torch.rand(4, 3, 32, 32), size=16, scale=(0.05, 0.14)).shape
         torch.Size([4, 3, 16, 16])

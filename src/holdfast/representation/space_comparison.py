@@ -30,7 +30,7 @@ def rotate_onto(
     Raises:
         ValueError: unless the anchors pair one to one.
 
-    Example:
+    Examples:
         >>> z = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
         >>> bool(torch.allclose(rotate_onto(z, z.flip(1), z), F.normalize(z.flip(1), dim=1), atol=1e-6))
         True
@@ -75,7 +75,7 @@ def compare_spaces(
     Source: Moschella et al., "Relative representations enable zero-shot latent space communication", ICLR 2023,
     Section 4.1.
 
-    Example:
+    Examples:
         >>> z = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
         >>> compare_spaces(z, z.flip(1), n_anchors=20)["relative"]["mrr"]
         1.0

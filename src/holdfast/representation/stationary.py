@@ -92,7 +92,7 @@ class StationaryClassifier(NeuralClassifier):
     Source: Biondi, Pernici, Ricci, Del Bimbo, "Stationary Representations: Optimally Approximating
     Compatibility and Implications for Improved Model Replacements", CVPR 2024.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(60, 3)).astype("float32")
         >>> y = np.where(x[:, 0] > 0, "cat", "dog")

@@ -54,7 +54,7 @@ def stitch(encoder: RelativeEncoder | Network, head: Network) -> Network:
     Source: Moschella et al., "Relative representations enable zero-shot latent space communication", ICLR 2023,
     Section 4.3.
 
-    Example:
+    Examples:
         >>> import torch
         >>> anchors = torch.randn(5, 3)
         >>> a, b = (Network(RelativeEncoder(nn.Linear(3, d), anchors), nn.Linear(5, 2)) for d in (4, 7))

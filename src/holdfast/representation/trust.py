@@ -70,7 +70,7 @@ class DistrustScore(Estimator):
     "Algorithmic Learning in a Random World", 2005, and Bates, Candès, Lei, Romano and Sesia, "Testing for Outliers
     with Conformal p-Values", Annals of Statistics 2023, eq. 2.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> z, y, e = rng.normal(size=(300, 4)), np.arange(300) % 2, np.arange(300) // 150
         >>> z[:, 0] += 4 * e

@@ -67,7 +67,7 @@ def adaptive_temperature(
     Source: Zhu, Ying and Yang, "Label Distributionally Robust Losses for Multi-class Classification", ICML 2023, the
     adaptive loss (ALDR-KL) and its stationary temperature; the global search is ours.
 
-    Example:
+    Examples:
         >>> import torch
         >>> adaptive_temperature(torch.tensor([[0.0, 0.0, 0.0], [50.0, 0.0, -9.0]]), temperature=1.0)
         tensor([1.0000, 0.5000])
@@ -162,7 +162,7 @@ class AdaptiveLDR(nn.Module):
     Source: Zhu, Ying and Yang, "Label Distributionally Robust Losses for Multi-class Classification: Consistency,
     Robustness and Adaptivity", ICML 2023, the ALDR-KL loss and its training algorithm.
 
-    Example:
+    Examples:
         >>> import torch
         >>> loss = AdaptiveLDR(num_samples=100, num_classes=3, temperature=1.0)
         >>> f = torch.tensor([[9.0, 0.0, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)

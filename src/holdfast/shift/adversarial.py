@@ -33,7 +33,7 @@ def reverse_gradient(x: Float[Tensor, "*shape"], scale: float = 1.0) -> Float[Te
 
     Source: Ganin et al., *Domain-adversarial training of neural networks*, JMLR 17, 2016, section 4.2.
 
-    Example:
+    Examples:
         >>> x = torch.ones(2, requires_grad=True)
         >>> reverse_gradient(x, 0.5).sum().backward()
         >>> x.grad.tolist()
@@ -68,7 +68,7 @@ class DANN(NeuralClassifier):
 
     Source: Ganin et al., *Domain-adversarial training of neural networks*, JMLR 17, 2016.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(40, 3))
         >>> DANN(epochs=1, random_state=0).fit(x, x[:, 0] > 0, environment=np.arange(40) % 2).predict(x).shape

@@ -16,7 +16,7 @@ class ERM(NeuralClassifier):
     Source: Vapnik, *Statistical Learning Theory*, 1998; as the baseline of domain generalisation, Gulrajani &
     Lopez-Paz, *In search of lost domain generalization*, ICLR 2021.
 
-    Example:
+    Examples:
         >>> from sklearn.datasets import load_iris
         >>> x, y = load_iris(return_X_y=True)
         >>> model = ERM(epochs=40, lr=1e-2, random_state=0).fit(x, y)
@@ -29,7 +29,7 @@ class ERM(NeuralClassifier):
 class ERMRegressor(NeuralRegressor):
     """Empirical risk minimisation of the mean squared error, for real-valued targets.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.linspace(-1, 1, 60)[:, None]
         >>> model = ERMRegressor(epochs=100, lr=1e-2, random_state=0).fit(x, 3 * x[:, 0])

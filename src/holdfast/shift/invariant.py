@@ -30,7 +30,7 @@ class GroupDRO(NeuralClassifier):
 
     Source: Sagawa et al., *Distributionally robust neural networks for group shifts*, ICLR 2020.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(40, 3))
         >>> model = GroupDRO(epochs=1, random_state=0).fit(x, x[:, 0] > 0, environment=np.arange(40) % 2)
@@ -78,7 +78,7 @@ class CORAL(NeuralClassifier):
 
     See :func:`~holdfast.shift.coral_penalty`. Source: Sun & Saenko, *Deep CORAL*, ECCV-W 2016.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(40, 3))
         >>> model = CORAL(epochs=1, random_state=0).fit(x, x[:, 0] > 0, environment=np.arange(40) % 2)
@@ -113,7 +113,7 @@ class VREx(NeuralClassifier):
 
     Source: Krueger et al., *Out-of-distribution generalization via risk extrapolation*, ICML 2021.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(40, 3))
         >>> VREx(penalty=5.0, epochs=1, random_state=0).fit(x, x[:, 0] > 0, environment=np.arange(40) % 2).n_steps_
@@ -146,7 +146,7 @@ class IRM(NeuralClassifier):
 
     Source: Arjovsky et al., *Invariant risk minimization*, 2019.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(40, 3))
         >>> model = IRM(epochs=1, random_state=0).fit(x, x[:, 0] > 0, environment=np.arange(40) % 2)

@@ -35,7 +35,7 @@ def project_capped_simplex(
     Raises:
         ValueError: when ``full`` and ``cap * k < 1`` (the set is empty), or for non-finite points.
 
-    Example:
+    Examples:
         >>> import torch
         >>> project_capped_simplex(torch.tensor([[2.0, 0.2, 0.0]]), cap=0.5)
         tensor([[0.5000, 0.3500, 0.1500]])
@@ -128,7 +128,7 @@ def label_dro(
     Source: Zhu, Ying and Yang, "Label Distributionally Robust Losses for Multi-class Classification", ICML 2023,
     the general family and its table of special cases.
 
-    Example:
+    Examples:
         >>> import torch
         >>> f, y = torch.tensor([[3.0, 1.0, 2.0, 0.0]]), torch.tensor([3])
         >>> loss, p = label_dro(f, y, divergence="none", cap=1 / 2)

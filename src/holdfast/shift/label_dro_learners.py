@@ -115,7 +115,7 @@ class LabelDRO(NeuralClassifier):
     Source: Zhu, Ying and Yang, "Label Distributionally Robust Losses for Multi-class Classification: Consistency,
     Robustness and Adaptivity", ICML 2023.
 
-    Example:
+    Examples:
         >>> from sklearn.datasets import load_iris
         >>> x, y = load_iris(return_X_y=True)
         >>> LabelDRO(temperature=2.0, epochs=40, lr=1e-2, random_state=0).fit(x, y).score(x, y) > 0.9
@@ -158,7 +158,7 @@ class AdaptiveLabelDRO(NeuralClassifier):
     Source: Zhu, Ying and Yang, "Label Distributionally Robust Losses for Multi-class Classification: Consistency,
     Robustness and Adaptivity", ICML 2023, the ALDR-KL loss.
 
-    Example:
+    Examples:
         >>> from sklearn.datasets import load_iris
         >>> x, y = load_iris(return_X_y=True)
         >>> AdaptiveLabelDRO(temperature=2.0, epochs=40, lr=1e-2, random_state=0).fit(x, y).score(x, y) > 0.9

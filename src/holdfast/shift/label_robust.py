@@ -96,7 +96,7 @@ def normalize_scores(scores: Float[Tensor, "batch k"], mode: Normalization) -> F
     Source: Zhu, Ying and Yang, "Label Distributionally Robust Losses for Multi-class Classification", ICML 2023,
     experiments.
 
-    Example:
+    Examples:
         >>> import torch
         >>> normalize_scores(torch.tensor([[1.0, -3.0]]), "l1").abs().mean()
         tensor(1.)
@@ -123,7 +123,7 @@ def score_gaps(
         ValueError: for a negative margin, a label outside ``[0, k)`` or non-finite scores.
         TypeError: for labels that are not integers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> score_gaps(torch.tensor([[1.0, 3.0]]), torch.tensor([0]), margin=0.5)
         tensor([[0.0000, 2.5000]])
@@ -207,7 +207,7 @@ def ldr_kl(
     Source: Zhu, Ying and Yang, "Label Distributionally Robust Losses for Multi-class Classification: Consistency,
     Robustness and Adaptivity", ICML 2023, equation of the LDR-KL loss.
 
-    Example:
+    Examples:
         >>> import math, torch
         >>> f, y = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([1])
         >>> a = ldr_kl(f, y, temperature=1.0)
@@ -251,7 +251,7 @@ def ldr_weights(
 
     Source: Zhu, Ying and Yang, ICML 2023, closed form of the inner maximum.
 
-    Example:
+    Examples:
         >>> import torch
         >>> ldr_weights(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([1]), temperature=float("inf"))
         tensor([[0.3333, 0.3333, 0.3333]])

@@ -18,7 +18,7 @@ __all__ = ["Mixup", "beta_sample"]
 def beta_sample(alpha: float, n: int, generator: torch.Generator | None = None) -> Float[Tensor, " n"]:
     r"""Draw n values from Beta(α, α), as a ratio of two gamma draws.
 
-    Example:
+    Examples:
         >>> draws = beta_sample(0.2, 5, torch.Generator().manual_seed(0))
         >>> bool(((draws >= 0) & (draws <= 1)).all())
         True
@@ -66,7 +66,7 @@ class Mixup(NeuralClassifier):
     Source: Zhang et al., *mixup: Beyond empirical risk minimization*, ICLR 2018, eq. 1; across environments as in
     Xu et al., AAAI 2020.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(40, 3))
         >>> Mixup(alpha=0.4, epochs=1, random_state=0).fit(x, x[:, 0] > 0).predict(x).shape

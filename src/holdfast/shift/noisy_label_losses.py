@@ -55,7 +55,7 @@ def mean_absolute_error(scores: Scores, target: Labels, reduction: Reduction = "
 
     Source: Ghosh, Kumar and Sastry, "Robust Loss Functions under Label Noise for Deep Neural Networks", AAAI 2017.
 
-    Example:
+    Examples:
         >>> import torch
         >>> mean_absolute_error(torch.zeros(1, 4), torch.tensor([0]))
         tensor(1.5000)
@@ -68,7 +68,7 @@ def mean_squared_error(scores: Scores, target: Labels, reduction: Reduction = "m
 
     Source: Ghosh, Kumar and Sastry, AAAI 2017.
 
-    Example:
+    Examples:
         >>> import torch
         >>> mean_squared_error(torch.zeros(1, 2), torch.tensor([0]))
         tensor(0.5000)
@@ -86,7 +86,7 @@ def generalized_cross_entropy(scores: Scores, target: Labels, q: float = 0.7, re
     Source: Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels",
     NeurIPS 2018, equation 6.
 
-    Example:
+    Examples:
         >>> import torch
         >>> generalized_cross_entropy(torch.zeros(1, 4), torch.tensor([0]), q=1.0)
         tensor(0.7500)
@@ -105,7 +105,7 @@ def truncated_generalized_cross_entropy(
 
     Source: Zhang and Sabuncu, NeurIPS 2018, equation 9.
 
-    Example:
+    Examples:
         >>> import torch
         >>> f = torch.zeros(1, 4, requires_grad=True)
         >>> truncated_generalized_cross_entropy(f, torch.tensor([0])).backward()
@@ -129,7 +129,7 @@ def reverse_cross_entropy(
 
     Source: Wang et al., "Symmetric Cross Entropy for Robust Learning with Noisy Labels", ICCV 2019, equation 6.
 
-    Example:
+    Examples:
         >>> import torch
         >>> reverse_cross_entropy(torch.zeros(1, 4), torch.tensor([0]))
         tensor(3.)
@@ -148,7 +148,7 @@ def symmetric_cross_entropy(
 
     Source: Wang et al., ICCV 2019, equation 8.
 
-    Example:
+    Examples:
         >>> import torch
         >>> symmetric_cross_entropy(torch.zeros(1, 4), torch.tensor([0]), ce=0.0)
         tensor(3.)
@@ -164,7 +164,7 @@ def weston_watkins(scores: Scores, target: Labels, reduction: Reduction = "mean"
 
     Source: Weston and Watkins, "Support Vector Machines for Multi-Class Pattern Recognition", ESANN 1999.
 
-    Example:
+    Examples:
         >>> import torch
         >>> weston_watkins(torch.zeros(1, 4), torch.tensor([0]))
         tensor(3.)
@@ -182,7 +182,7 @@ def crammer_singer(scores: Scores, target: Labels, margin: float = 1.0, reductio
     Source: Crammer and Singer, "On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines",
     JMLR 2001.
 
-    Example:
+    Examples:
         >>> import torch
         >>> crammer_singer(torch.tensor([[0.0, 2.0]]), torch.tensor([0]))
         tensor(3.)
@@ -202,7 +202,7 @@ def jensen_shannon(scores: Scores, target: Labels, weight: float = 0.1, reductio
     Source: Englesson and Azizpour, "Generalized Jensen-Shannon Divergence Loss for Learning with Noisy Labels",
     NeurIPS 2021, equation 3 with the scaling of section 3.
 
-    Example:
+    Examples:
         >>> import torch
         >>> float(jensen_shannon(torch.tensor([[60.0, 0.0]]), torch.tensor([0])).abs()) < 1e-6
         True
@@ -226,7 +226,7 @@ def robust_log_loss(scores: Scores, target: Labels, alpha: float = 0.45, reducti
 
     Source: Patel and Sastry, "Memorization in Deep Neural Networks: Does the Loss Function Matter?", PAKDD 2021.
 
-    Example:
+    Examples:
         >>> import torch
         >>> float(robust_log_loss(torch.tensor([[60.0, 0.0]]), torch.tensor([0])).abs()) < 1e-6
         True
@@ -243,7 +243,7 @@ def normalized_cross_entropy(scores: Scores, target: Labels, reduction: Reductio
 
     Source: Ma et al., "Normalized Loss Functions for Deep Learning with Noisy Labels", ICML 2020, equation 8.
 
-    Example:
+    Examples:
         >>> import torch
         >>> normalized_cross_entropy(torch.zeros(1, 4), torch.tensor([0]))
         tensor(0.2500)
@@ -262,7 +262,7 @@ def asymmetric_unhinged(
 
     Source: Zhou et al., "Asymmetric Loss Functions for Learning with Noisy Labels", ICML 2021, the AUL loss.
 
-    Example:
+    Examples:
         >>> import torch
         >>> asymmetric_unhinged(torch.zeros(1, 4), torch.tensor([0]), a=2.0, q=1.0)
         tensor(0.7500)
@@ -282,7 +282,7 @@ def asymmetric_generalized_cross_entropy(
 
     Source: Zhou et al., ICML 2021, the AGCE loss.
 
-    Example:
+    Examples:
         >>> import torch
         >>> asymmetric_generalized_cross_entropy(torch.zeros(1, 4), torch.tensor([0]), a=2.0, q=1.0)
         tensor(0.7500)
@@ -299,7 +299,7 @@ def nce_rce(
 
     Source: Ma et al., ICML 2020, active-passive losses.
 
-    Example:
+    Examples:
         >>> import torch
         >>> nce_rce(torch.zeros(1, 4), torch.tensor([0]))
         tensor(3.2500)
@@ -315,7 +315,7 @@ def nce_aul(
 
     Source: Zhou et al., ICML 2021.
 
-    Example:
+    Examples:
         >>> import torch
         >>> nce_aul(torch.tensor([[60.0, 0.0]]), torch.tensor([0]))
         tensor(0.)
@@ -331,7 +331,7 @@ def nce_agce(
 
     Source: Zhou et al., ICML 2021.
 
-    Example:
+    Examples:
         >>> import torch
         >>> nce_agce(torch.tensor([[60.0, 0.0]]), torch.tensor([0]))
         tensor(0.)

@@ -24,7 +24,7 @@ def vrex_penalty(
 
     Source: Krueger et al., *Out-of-distribution generalization via risk extrapolation*, ICML 2021, eq. 8.
 
-    Example:
+    Examples:
         >>> risk, penalty = vrex_penalty(torch.tensor([1.0, 3.0]), torch.tensor([0, 1]), 2)
         >>> risk.item(), penalty.item()
         (2.0, 1.0)
@@ -42,7 +42,7 @@ class VRExLoss(nn.Module):
     Raises:
         ValueError: for a negative ``beta``.
 
-    Example:
+    Examples:
         >>> VRExLoss(beta=10.0)(torch.tensor([1.0, 3.0]), torch.tensor([0, 1])).item()
         12.0
     """
@@ -77,7 +77,7 @@ def irm_penalty(
 
     Source: Arjovsky et al., *Invariant risk minimization*, 2019, eq. IRMv1 and section 3.1.
 
-    Example:
+    Examples:
         >>> logits, y = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])
         >>> penalty = irm_penalty(logits, y, torch.tensor([0, 0]), 1, unbiased=False)
         >>> round(penalty.sqrt().item(), 4)      # 2 * (softmax - 1)
@@ -101,7 +101,7 @@ class IRMv1Loss(nn.Module):
     r"""Invariant risk minimisation, :math:`R + \lambda \cdot` :func:`irm_penalty`, rescaled by
     :math:`\max(1, \lambda)` so that a large penalty does not raise the step size.
 
-    Example:
+    Examples:
         >>> loss = IRMv1Loss(penalty=0.0)(torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([0, 1]))
         >>> round(loss.item(), 4)
         0.6931
@@ -141,7 +141,7 @@ def coral_penalty(
 
     Source: Sun & Saenko, *Deep CORAL*, ECCV-W 2016, eq. 1; with means, as in Gulrajani & Lopez-Paz, ICLR 2021.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([[0.0], [2.0], [1.0], [3.0]])
         >>> coral_penalty(x, torch.tensor([0, 0, 1, 1]), 2).item()      # means differ by 1, covariances agree
         1.0
@@ -176,7 +176,7 @@ class GroupDROLoss(nn.Module):
     Raises:
         ValueError: for fewer than one group or a step size that is not positive.
 
-    Example:
+    Examples:
         >>> loss = GroupDROLoss(n_groups=2, step_size=1.0)
         >>> _ = loss(torch.tensor([0.0, 3.0]), torch.tensor([0, 1]))
         >>> bool(loss.weights[1] > 0.9)

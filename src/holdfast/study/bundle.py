@@ -55,7 +55,7 @@ class BundleInfo:
 def column_kinds(frame: pd.DataFrame) -> dict[str, str]:
     """Return how each column has to be read so that it is as it was in training.
 
-    Example:
+    Examples:
         >>> column_kinds(pd.DataFrame({"age": [1.0], "site": ["N"]}))
         {'age': 'number', 'site': 'text'}
     """

@@ -9,7 +9,7 @@ from holdfast.study.spec import StudySpec, parse_spec
 
 __all__ = ["DEFAULT_METHODS", "DEFAULT_STUDY", "default_study"]
 
-DEFAULT_METHODS = ("erm", "groupdro", "coral", "irm", "vrex", "mixup", "dann")
+DEFAULT_METHODS = ("erm", "groupdro", "coral", "vrex", "mixup", "dann", "relative")
 
 DEFAULT_STUDY: Mapping[str, Any] = {
     "name": "digits",
@@ -39,7 +39,7 @@ DEFAULT_STUDY: Mapping[str, Any] = {
 def default_study(overrides: Mapping[str, Any] | None = None) -> StudySpec:
     """Return the default study with some fields replaced.
 
-    Example:
+    Examples:
         >>> [s.name for s in default_study({"seeds": 1}).settings]
         ['rotated-digits', 'coloured-digits']
     """

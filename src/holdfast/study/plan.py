@@ -38,7 +38,7 @@ class Cell:
     ``held_out`` has one environment, or two for leave-one-out selection: the model that has seen neither ``a`` nor
     ``b`` is scored on ``b`` to select for ``a``, and on ``a`` to select for ``b``.
 
-    Example:
+    Examples:
         >>> cell = Cell("data", "abc", "erm", "erm", {}, ("A",), seed=0, trial=0, validation=0.2)
         >>> len(cell.key), cell.title
         (32, 'data · erm · without A · seed 0 · trial 0')

@@ -17,7 +17,7 @@ Estimate = dict[str, float]
 def interval(point: float, draws: Float[np.ndarray, " draws"], level: float = 0.95) -> Estimate:
     """Return a point with the percentile interval of its draws.
 
-    Example:
+    Examples:
         >>> interval(50.0, np.arange(101.0), level=0.5)
         {'mean': 50.0, 'low': 25.0, 'high': 75.0}
     """

@@ -76,7 +76,7 @@ def run_study(
     Raises:
         SpecError: when data and specification do not fit, before any cell runs.
 
-    Example:
+    Examples:
         >>> from holdfast.study import parse_spec
         >>> spec = parse_spec({"data": {"named": "sklearn-digits"}, "methods": ["erm"], "seeds": 1})
         >>> finished = run_study(spec, "runs/digits")  # doctest: +SKIP

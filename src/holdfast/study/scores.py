@@ -14,7 +14,7 @@ __all__ = ["calibration_points", "classification_scores"]
 def classification_scores(p: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> dict[str, float]:
     """Return every score of probabilities ``p`` for class codes ``labels``.
 
-    Example:
+    Examples:
         >>> classification_scores(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 1]))["accuracy"]
         1.0
     """
@@ -35,7 +35,7 @@ def calibration_points(
 ) -> list[list[float]]:
     """Return the reliability curve as ``[confidence, accuracy, samples]`` for every bin that is not empty.
 
-    Example:
+    Examples:
         >>> calibration_points(np.array([[0.9, 0.1], [0.7, 0.3]]), np.array([0, 1]), n_bins=2)
         [[0.8, 0.5, 2]]
     """

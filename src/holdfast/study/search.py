@@ -21,7 +21,7 @@ class Uniform:
     Raises:
         ValueError: when ``low`` exceeds ``high``.
 
-    Example:
+    Examples:
         >>> Uniform(0.0, 1.0).sample(np.random.default_rng(0)) < 1
         True
     """
@@ -48,7 +48,7 @@ class LogUniform:
     Raises:
         ValueError: unless ``0 < low <= high``.
 
-    Example:
+    Examples:
         >>> 1e-4 <= LogUniform(1e-4, 1e-2).sample(np.random.default_rng(0)) <= 1e-2
         True
     """
@@ -74,7 +74,7 @@ class Choice:
     Raises:
         ValueError: for an empty list.
 
-    Example:
+    Examples:
         >>> Choice((64,)).sample(np.random.default_rng(0))
         64
     """
@@ -99,7 +99,7 @@ def parse_distribution(text: Any) -> Uniform | LogUniform | Choice:
     Raises:
         ValueError: for anything else, or for bounds in the wrong order.
 
-    Example:
+    Examples:
         >>> parse_distribution([16, 32]), parse_distribution({"low": 1, "high": 100, "log": True})
         (Choice(values=(16, 32)), LogUniform(low=1.0, high=100.0, integer=False))
     """
@@ -122,7 +122,7 @@ def draw(space: SearchSpace, trial: int, *, method: str, seed: int = 0) -> dict[
 
     The draw depends on ``(seed, method, trial)`` alone, so adding trials or methods leaves earlier ones as they are.
 
-    Example:
+    Examples:
         >>> draw({"lr": LogUniform(1e-4, 1e-2)}, 0, method="erm")
         {}
         >>> draw({"lr": Choice((0.1,))}, 3, method="erm")

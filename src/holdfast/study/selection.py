@@ -21,7 +21,7 @@ SELECTION_RULES = {
 class Records:
     """Finished cells of one setting, found by method, held-out environment, seed and trial.
 
-    Example:
+    Examples:
         >>> Records([], {}, environments=("A", "B")).select("erm", "A", 0, "training") is None
         True
     """

@@ -70,7 +70,7 @@ def attach(path: Path) -> Environments:
 def fingerprint(data: Environments) -> str:
     """Return a digest of samples, labels, environments and attributes; equal data give equal digests.
 
-    Example:
+    Examples:
         >>> a = Environments.from_arrays([[0.0], [1.0]], [0, 1], ["A", "B"])
         >>> b = Environments.from_arrays([[0.0], [1.5]], [0, 1], ["A", "B"])
         >>> fingerprint(a) == fingerprint(a), fingerprint(a) == fingerprint(b)

@@ -37,7 +37,7 @@ class SpecError(ValueError):
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return a hint for a misspelt name: the close matches first, else the known names.
 
-    Example:
+    Examples:
         >>> suggest("vrx", ["erm", "vrex"])
         "did you mean 'vrex'? known: erm, vrex"
     """
@@ -206,7 +206,7 @@ class Setting(_Strict):
 class StudySpec(_Strict):
     """A study: settings x methods x held-out environments x seeds x trials, and how to run it.
 
-    Example:
+    Examples:
         >>> spec = parse_spec({"data": {"named": "sklearn-digits"}, "methods": ["erm"], "seeds": 2})
         >>> spec.seeds, spec.settings[0].data.named
         ((0, 1), 'sklearn-digits')
@@ -348,7 +348,7 @@ def parse_spec(fields: Mapping[str, Any]) -> StudySpec:
     Raises:
         SpecError: one line per wrong field, each with the field's name.
 
-    Example:
+    Examples:
         >>> parse_spec({"data": {"named": "sklearn-digits"}, "methods": ["emr"]})
         Traceback (most recent call last):
         ...

@@ -83,7 +83,7 @@ class Outcome:
 def pack_bits(named: dict[str, np.ndarray]) -> bytes:
     """Return named boolean vectors as compressed bits.
 
-    Example:
+    Examples:
         >>> unpack_bits(pack_bits({"A": np.array([True, False, True])}))["A"].tolist()
         [True, False, True]
     """

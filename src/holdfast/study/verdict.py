@@ -27,7 +27,7 @@ _NAMES = {
 def shown(method: str) -> str:
     """Return a method's name as people write it.
 
-    Example:
+    Examples:
         >>> shown("vrex"), shown("my-method")
         ('VREx', 'my-method')
     """

@@ -36,7 +36,7 @@ def _named(name: str) -> NamedSet:
 def list_named() -> list[str]:
     """Return the names of all data sets.
 
-    Example:
+    Examples:
         >>> "sklearn-digits" in list_named()
         True
     """
@@ -49,7 +49,7 @@ def describe_named(name: str) -> NamedSet:
     Raises:
         DataError: for an unknown name, with the closest known one.
 
-    Example:
+    Examples:
         >>> describe_named("iris").labels
         '3 species'
     """
@@ -59,7 +59,7 @@ def describe_named(name: str) -> NamedSet:
 def named_options(name: str) -> dict[str, Any]:
     """Return the options of a data set with their defaults.
 
-    Example:
+    Examples:
         >>> named_options("pacs")
         {'size': 32}
     """
@@ -80,7 +80,7 @@ def load_named(name: str, **options: Any) -> Environments:
     Raises:
         DataError: for an unknown name or option, a file that cannot be had, or one that is not the expected.
 
-    Example:
+    Examples:
         >>> load_named("iris")
         Environments(vector (4,), n=150, 1 environment: all 150; 3 classes)
     """
@@ -107,7 +107,7 @@ def named_file(name: str, file: str) -> Path:
 def is_local(name: str) -> bool:
     """Say whether every file of a data set is already on this machine (nothing is verified or fetched).
 
-    Example:
+    Examples:
         >>> is_local("iris")
         True
     """

@@ -39,7 +39,7 @@ _PACKED = {".gz", ".bz2", ".zst", ".xz"}
 def file_type(path: str | Path) -> str:
     """Return ``"csv"``, ``"parquet"``, ``"json"``, ``"jsonl"``, or the suffix itself when it is none of these.
 
-    Example:
+    Examples:
         >>> file_type("visits.csv.gz"), file_type("a.npz")
         ('csv', '.npz')
     """
@@ -211,7 +211,7 @@ def _read_json(path: Path, kind: str) -> pa.Table:
 def check_columns(source: str | Path, names: Sequence[str], **roles: str | Sequence[str] | None) -> None:
     """Raise unless every column that a role names is there and the single-column roles name different ones.
 
-    Example:
+    Examples:
         >>> check_columns("a.csv", ["y", "hospital"], label="y", environment="hopsital")
         Traceback (most recent call last):
         ...

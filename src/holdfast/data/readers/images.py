@@ -50,7 +50,7 @@ def read_images(
         DataError: for a folder that is laid out otherwise, images that differ in size, an unreadable image, or
             one environment or class only; each names the file and the fix.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> root = Path(tempfile.mkdtemp())
         >>> for name in ("day/cat", "day/dog", "night/cat", "night/dog"):
@@ -138,7 +138,7 @@ def iter_images(
 ) -> Iterator[tuple[list[Path], Shaped[np.ndarray, "n channels height width"]]]:
     """Yield ``(files, images)`` of a folder of any layout, an image, or a list of them, a chunk at a time.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> root = Path(tempfile.mkdtemp())
         >>> Image.new("RGB", (4, 6)).save(root / "a.png")

@@ -55,7 +55,7 @@ def read_manifest(
     Raises:
         DataError: as the table and image readers, and for a listed file that is absent (with its row).
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> root = Path(tempfile.mkdtemp())
         >>> for i in range(4):

@@ -57,7 +57,7 @@ def read_npz(
     Raises:
         DataError: for an array that is absent (with the closest name), pickled objects, or unusable labels.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> p = Path(tempfile.mkdtemp()) / "a.npz"
         >>> np.savez(p, x=np.zeros((4, 3)), y=[0, 1, 0, 1], environment=["N", "N", "S", "S"])

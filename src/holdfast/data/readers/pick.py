@@ -94,7 +94,7 @@ def read(
     Raises:
         DataError: from the reader, or for an argument that this reader does not take.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> p = Path(tempfile.mkdtemp()) / "visits.csv"
         >>> _ = p.write_text("age,site,label\\n30,N,no\\n40,N,yes\\n50,S,no\\n61,S,yes\\n")

@@ -36,7 +36,7 @@ def column_types(path: str | Path, *, missing: Iterable[str] = (), encoding: str
 
     A column is ``"number"`` when every cell is, ``"time"`` when every cell is a date, else ``"text"``.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib
         >>> p = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
         >>> _ = p.write_text("n,day,c\\n1,2020-01-01,a\\n,2020-01-02,7\\n")
@@ -115,7 +115,7 @@ def iter_table(
     Raises:
         DataError: for an absent column, a malformed row, or a cell that is not of its column's type.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib
         >>> p = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
         >>> _ = p.write_text("age,site\\n30,N\\n,S\\n50,S\\n")

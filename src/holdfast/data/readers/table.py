@@ -62,7 +62,7 @@ def read_table(
     Raises:
         DataError: with the row, the column and the fix, for whatever cannot be read without guessing.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib
         >>> p = pathlib.Path(tempfile.mkdtemp()) / "visits.csv"
         >>> _ = p.write_text("age,drug,site,ill\\n30,a,N,no\\n,b,N,yes\\n50,a,S,no\\n61,c,S,yes\\n")
@@ -94,7 +94,7 @@ def read_frame(
 ) -> Environments:
     """Read a pandas table with the rules and checks of :func:`read_table`.
 
-    Example:
+    Examples:
         >>> frame = pd.DataFrame({"age": [30, 40, 50, 60], "site": list("NNSS"), "ill": [0, 1, 0, 1]})
         >>> read_frame(frame, label="ill", environment="site").kind
         'table'

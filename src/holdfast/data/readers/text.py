@@ -43,7 +43,7 @@ def read_text(
     Raises:
         DataError: as :func:`holdfast.data.read_table`, and for a row without text.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> p = Path(tempfile.mkdtemp()) / "posts.jsonl"
         >>> posts = [("hi", 0, "A"), ("no", 1, "A"), ("hey", 0, "B"), ("go", 1, "B")]

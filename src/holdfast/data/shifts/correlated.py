@@ -81,7 +81,7 @@ def spurious_colour_environments(
 
     Source: Arjovsky et al., "Invariant risk minimization", 2019, section 5.2.
 
-    Example:
+    Examples:
         >>> e = spurious_colour_environments(np.ones((4, 8, 8)) , [0, 1, 0, 1], seed=1, strengths=(1, 0))
         >>> e.names, e.x.shape, (e.only("strength=1").attributes["colour"] == e.only("strength=1").y).tolist()
         (('strength=1', 'strength=0'), (4, 3, 8, 8), [True, True])
@@ -121,7 +121,7 @@ def spurious_background_environments(
     Source: Sagawa et al., "Distributionally robust neural networks for group shifts", ICLR 2020 (waterbirds), in
     spirit; the backgrounds here are plain colours.
 
-    Example:
+    Examples:
         >>> x = np.zeros((4, 8, 8), np.uint8)
         >>> spurious_background_environments(x, [0, 1, 0, 1], seed=1, strengths=(1, 0)).x.shape
         (4, 3, 8, 8)
@@ -162,7 +162,7 @@ def spurious_feature_environments(
         noise: deviation of the normal noise on the new feature, whose values are -1 and 1.
         scale: size of the new features, in units of the average deviation of the given ones.
 
-    Example:
+    Examples:
         >>> spurious_feature_environments(np.zeros((4, 2)), [0, 1, 0, 1], seed=1, strengths=(1, 0)).x.shape
         (4, 3)
     """

@@ -22,7 +22,7 @@ def warp(
 
     Positions outside the image read ``fill``, or the nearest border pixel where ``fill`` is None.
 
-    Example:
+    Examples:
         >>> x = torch.arange(4.0).view(1, 1, 2, 2)
         >>> warp(x, torch.full((1, 1, 1, 2), 0.5)).item()
         1.5
@@ -38,7 +38,7 @@ def warp(
 def pixel_grid(h: int, w: int) -> Float[Tensor, "h w 2"]:
     """Return the (column, row) of every pixel.
 
-    Example:
+    Examples:
         >>> pixel_grid(1, 2).tolist()
         [[[0.0, 0.0], [1.0, 0.0]]]
     """
@@ -79,7 +79,7 @@ def rotate(images: Any, degrees: Any, *, fill: float = 0.0) -> Any:
     Returns:
         Images in the same layout and dtype. A turn by a multiple of 360 returns the very values.
 
-    Example:
+    Examples:
         >>> x = np.zeros((1, 3, 3), np.uint8); x[0, 1, 2] = 255
         >>> rotate(x, 90)[0].tolist()
         [[0, 255, 0], [0, 0, 0], [0, 0, 0]]
@@ -98,7 +98,7 @@ def translate(images: Any, right: Any, down: Any = 0.0, *, fill: float = 0.0) ->
         right, down: pixels, one number or one per image.
         fill: value that comes in at the border.
 
-    Example:
+    Examples:
         >>> x = np.zeros((1, 2, 2), np.uint8); x[0, 0, 0] = 255
         >>> translate(x, 1, 1)[0].tolist()
         [[0, 0], [0, 255]]
@@ -114,7 +114,7 @@ def scale(images: Any, factor: Any, *, fill: float = 0.0) -> Any:
     Raises:
         ValueError: where a factor is not positive.
 
-    Example:
+    Examples:
         >>> x = np.zeros((1, 4, 4)); x[0, 1:3, 1:3] = 1
         >>> float(scale(x, 2.0).mean() > x.mean())
         1.0
@@ -134,7 +134,7 @@ def rotate_vectors(
     Raises:
         ValueError: for a plane that is not two different features.
 
-    Example:
+    Examples:
         >>> rotate_vectors(np.array([[1.0, 0.0]]), 90).round(6).tolist()
         [[0.0, 1.0]]
     """

@@ -77,7 +77,7 @@ def uniform_label_noise(
     Source: Angluin and Laird, "Learning from noisy examples", Machine Learning 1988; van Rooyen et al., "Learning
     with symmetric label noise", NeurIPS 2015.
 
-    Example:
+    Examples:
         >>> uniform_label_noise(np.array([0, 1]), 1.0, 2, seed=1, include_true=False).tolist()
         [1, 0]
     """
@@ -111,7 +111,7 @@ def pairwise_label_noise(
     Source: Patrini et al., "Making deep neural networks robust to label noise: a loss correction approach",
     CVPR 2017, section 5.
 
-    Example:
+    Examples:
         >>> pairwise_label_noise(np.array([9, 3, 5, 1]), 1.0, {9: 1, 3: 5, 5: 3}, seed=1).tolist()
         [1, 5, 3, 1]
     """
@@ -141,7 +141,7 @@ def next_class_noise(
     Source: Han et al., "Co-teaching: robust training of deep neural networks with extremely noisy labels",
     NeurIPS 2018, section 4 (pair flipping).
 
-    Example:
+    Examples:
         >>> next_class_noise(np.array([0, 1, 2]), 1.0, 3, seed=1).tolist()
         [1, 2, 0]
     """
@@ -177,7 +177,7 @@ def instance_dependent_label_noise(
     Source: Xia et al., "Part-dependent label noise: towards instance-dependent label noise", NeurIPS 2020,
     algorithm 2.
 
-    Example:
+    Examples:
         >>> y = instance_dependent_label_noise(np.eye(4), np.array([0, 1, 0, 1]), 0.0, 2, seed=1)
         >>> y.tolist()
         [0, 1, 0, 1]

@@ -33,7 +33,7 @@ def as_planes(images: Any, *, unit: bool = False) -> tuple[Tensor, Callable[[Ten
         ValueError: for another shape, an image with a side below 1, values that are not finite or, with ``unit``,
             outside [0, 1].
 
-    Example:
+    Examples:
         >>> planes, restore = as_planes(np.full((2, 8, 8, 3), 255, np.uint8))
         >>> planes.shape, float(planes.max()), restore(planes).dtype
         (torch.Size([2, 3, 8, 8]), 1.0, dtype('uint8'))
@@ -78,7 +78,7 @@ def as_planes(images: Any, *, unit: bool = False) -> tuple[Tensor, Callable[[Ten
 def per_sample(name: str, value: Any, n: int) -> Tensor:
     """Return a number, or one number per sample, as a float64 tensor of n entries.
 
-    Example:
+    Examples:
         >>> per_sample("degrees", 30, 2)
         tensor([30., 30.], dtype=torch.float64)
     """
@@ -101,7 +101,7 @@ def map_images(function: Callable[..., Tensor], images: Any, *rows: Tensor, unit
         rows: tensors with one entry per image.
         unit: see :func:`as_planes`.
 
-    Example:
+    Examples:
         >>> map_images(lambda x: 1 - x, np.zeros((2, 1, 1), np.uint8)).ravel().tolist()
         [255, 255]
     """

@@ -37,7 +37,7 @@ def rotation_environments(
     Source: Ghifary et al., "Domain generalization for object recognition with multi-task autoencoders",
     ICCV 2015 (rotated digits).
 
-    Example:
+    Examples:
         >>> rotation_environments(np.zeros((4, 8, 8), np.uint8), [0, 1, 0, 1], seed=1, angles=(0, 90)).names
         ('rotation=0', 'rotation=90')
     """
@@ -71,7 +71,7 @@ def translation_environments(
         amounts: one per environment.
         direction: degrees counter-clockwise from the right; random per image where None. Images only.
 
-    Example:
+    Examples:
         >>> translation_environments(np.zeros((4, 8, 8), np.uint8), [0, 1, 0, 1], seed=1, amounts=(0, 0.5)).names
         ('translation=0', 'translation=0.5')
     """
@@ -105,7 +105,7 @@ def scale_environments(x: Any, y: Any, *, seed: int, factors: Sequence[float] = 
         seed: fixes the division.
         factors: positive, one per environment.
 
-    Example:
+    Examples:
         >>> scale_environments(np.ones((4, 2)), [0, 1, 0, 1], seed=1, factors=(1, 2)).only("scale=2").x[0].tolist()
         [2.0, 2.0]
     """
@@ -140,7 +140,7 @@ def corruption_environments(
         severities: 1 to 5, one for all or one per family.
         clean: whether one more part, the first, is left as it is.
 
-    Example:
+    Examples:
         >>> x = np.zeros((4, 8, 8), np.uint8)
         >>> corruption_environments(x, [0, 1, 0, 1], seed=1, families=("fog",)).names
         ('clean', 'fog=3')

@@ -20,7 +20,7 @@ __all__ = ["check_values", "divide", "environment_names", "gather", "pool"]
 def pool(x: Any, y: Any, shift: str, *, kinds: Sequence[str] = (), task: Task | None = None) -> Environments:
     """Return the samples as one environment, or raise where the shift cannot act on them.
 
-    Example:
+    Examples:
         >>> pool(np.zeros((4, 2)), [0, 1, 0, 1], "rotation", kinds=("vector",)).kind
         'vector'
         >>> pool(["a", "b"], [0, 1], "rotation", kinds=("image", "vector"))
@@ -41,7 +41,7 @@ def pool(x: Any, y: Any, shift: str, *, kinds: Sequence[str] = (), task: Task | 
 def check_values(name: str, values: Any, *, low: float | None = None, high: float | None = None) -> list[float]:
     """Return one number per environment, at least two of them.
 
-    Example:
+    Examples:
         >>> check_values("strengths", (0.9, 0.1), low=0, high=1)
         [0.9, 0.1]
     """
@@ -55,7 +55,7 @@ def check_values(name: str, values: Any, *, low: float | None = None, high: floa
 def divide(one: Environments, parts: int, seed: int) -> np.ndarray:
     """Return an environment code per row: equal parts, in every class as well.
 
-    Example:
+    Examples:
         >>> e = pool(np.zeros((4, 1)), [0, 0, 1, 1], "x")
         >>> codes = divide(e, 2, seed=1)
         >>> sorted(codes[:2].tolist()), sorted(codes[2:].tolist())
@@ -70,7 +70,7 @@ def divide(one: Environments, parts: int, seed: int) -> np.ndarray:
 def environment_names(quantity: str, values: Sequence[Any]) -> tuple[str, ...]:
     """Return names such as ``rotation=30``, numbered where values repeat.
 
-    Example:
+    Examples:
         >>> environment_names("rotation", [0, 30.0, 30])
         ('rotation=0', 'rotation=30', 'rotation=30 #2')
     """
@@ -102,7 +102,7 @@ def gather(
         x, y: shifted samples and labels of all rows; those of ``one`` where None.
         attributes: facts on all rows.
 
-    Example:
+    Examples:
         >>> one = pool(np.zeros((3, 1)), [0, 1, 1], "x")
         >>> gather(one, np.array([0, 1]), ("a", "b"), rows=np.array([0, 2])).attributes["row"].tolist()
         [0, 2]

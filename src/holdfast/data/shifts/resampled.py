@@ -55,7 +55,7 @@ def label_prior_environments(
             classes equal.
         priors: class shares, one row per environment, classes in sorted order.
 
-    Example:
+    Examples:
         >>> y = [0, 1] * 20
         >>> e = label_prior_environments(np.zeros((40, 1)), y, seed=1, priors=[[0.5, 0.5], [0.1, 0.9]])
         >>> e.names, e.only("prior=1").describe().iloc[0].tolist()
@@ -100,7 +100,7 @@ def long_tail_environments(
 
     Source: Cui et al., "Class-balanced loss based on effective number of samples", CVPR 2019, section 5.1.
 
-    Example:
+    Examples:
         >>> y = [0, 1] * 20
         >>> long_tail_environments(np.zeros((40, 1)), y, seed=1, ratios=(1, 10)).describe().to_numpy().tolist()
         [[10, 10, 20], [10, 1, 11]]
@@ -135,7 +135,7 @@ def covariate_shift_environments(
         strength: 0 is a random split; see :func:`~holdfast.data.shifts.sampling.covariate_environments`.
         by: the score, see :func:`input_score`.
 
-    Example:
+    Examples:
         >>> e = covariate_shift_environments(np.arange(8.0)[:, None], [0, 1] * 4, seed=1, n_environments=2, by=0)
         >>> e.names
         ('covariate=0', 'covariate=1')
@@ -166,7 +166,7 @@ def label_noise_environments(
         rates: share of wrong labels, one per environment.
         noise: ``"uniform"`` over the other classes, ``"next-class"``, or ``"instance"``-dependent.
 
-    Example:
+    Examples:
         >>> e = label_noise_environments(np.zeros((4, 1)), [0, 1, 0, 1], seed=1, rates=(1.0, 0.0))
         >>> (e.y == e.attributes["clean_label"]).tolist() == (e.environment_names == "noise=0").tolist()
         True
@@ -202,7 +202,7 @@ def input_score(x: Any, by: int | str = "principal", *, seed: int = 0) -> Float[
     Raises:
         DataError: for an unknown column, an index out of range or a table without numeric columns.
 
-    Example:
+    Examples:
         >>> input_score(np.array([[0.0, 5.0], [1.0, 4.0]]), 1).tolist()
         [5.0, 4.0]
     """

@@ -17,7 +17,7 @@ __all__ = ["covariate_environments", "label_prior_subsample", "long_tail_subsamp
 def random_parts(n: int, parts: int, *, seed: int, strata: Int64[np.ndarray, "n"] | None = None) -> np.ndarray:
     """Return a code in [0, parts) per row: parts of equal size to within one row, in every stratum too.
 
-    Example:
+    Examples:
         >>> np.bincount(random_parts(7, 3, seed=1)).tolist()
         [3, 2, 2]
     """
@@ -36,7 +36,7 @@ def tilted_priors(n_environments: int, n_classes: int, tilt: float) -> Float[np.
 
     ``tilt = 0`` gives equal classes everywhere.
 
-    Example:
+    Examples:
         >>> tilted_priors(2, 2, math.log(3) / 2).round(3).tolist()
         [[0.75, 0.25], [0.25, 0.75]]
     """
@@ -58,7 +58,7 @@ def label_prior_subsample(
     Source: Saerens et al., "Adjusting the outputs of a classifier to new a priori probabilities", Neural
     Computation 2002 (prior shift).
 
-    Example:
+    Examples:
         >>> y = np.array([0] * 10 + [1] * 10)
         >>> np.bincount(y[label_prior_subsample(y, np.array([0.2, 0.8]), seed=1)]).tolist()
         [2, 10]
@@ -98,7 +98,7 @@ def long_tail_subsample(
 
     Source: Cui et al., "Class-balanced loss based on effective number of samples", CVPR 2019, section 5.1.
 
-    Example:
+    Examples:
         >>> y = np.repeat(np.arange(3), 100)
         >>> np.bincount(y[long_tail_subsample(y, 100, 3, seed=1)]).tolist()
         [100, 10, 1]
@@ -130,7 +130,7 @@ def covariate_environments(
 
     Source: Shimodaira, "Improving predictive inference under covariate shift", J. Stat. Plan. Inference 2000.
 
-    Example:
+    Examples:
         >>> covariate_environments(np.arange(4.0), 2, 1e6, seed=1).tolist()
         [0, 0, 1, 1]
     """

@@ -20,7 +20,7 @@ __all__ = ["append_feature", "paint_background", "palette", "spurious_attribute"
 def palette(n: int) -> Float[np.ndarray, "n 3"]:
     """Return n saturated colours (RGB in [0, 1]) at equal steps of hue, starting at red; two are red and green.
 
-    Example:
+    Examples:
         >>> palette(2).tolist()
         [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     """
@@ -49,7 +49,7 @@ def spurious_attribute(
 
     Source: Arjovsky et al., "Invariant risk minimization", 2019, section 5.2 (coloured digits).
 
-    Example:
+    Examples:
         >>> spurious_attribute(np.array([0, 1, 1]), 2, 1.0, seed=1).tolist()
         [0, 1, 1]
     """
@@ -89,7 +89,7 @@ def tint(images: Any, colours: Float[np.ndarray, "n 3"], *, amount: float = 1.0)
         colours: one RGB triple per image.
         amount: 1 paints in the one colour, 0 leaves the image.
 
-    Example:
+    Examples:
         >>> tint(np.full((1, 8, 8), 200, np.uint8), palette(2)[[1]])[0, :, 0, 0].tolist()
         [0, 200, 0]
     """
@@ -114,7 +114,7 @@ def paint_background(images: Any, colours: Float[np.ndarray, "n 3"], *, softness
         colours: one RGB triple per image.
         softness: difference to the border at which a pixel belongs wholly to the object.
 
-    Example:
+    Examples:
         >>> x = np.zeros((1, 8, 8), np.uint8); x[0, 4, 4] = 255
         >>> y = paint_background(x, palette(2)[[0]])
         >>> y[0, :, 0, 0].tolist(), y[0, :, 4, 4].tolist()
@@ -151,7 +151,7 @@ def append_feature(
         scale: factor of the new features.
         seed: fixes the noise.
 
-    Example:
+    Examples:
         >>> append_feature(np.zeros((2, 1)), np.array([0, 1]), 2, noise=0.0, seed=1).tolist()
         [[0.0, -1.0], [0.0, 1.0]]
     """

@@ -51,7 +51,7 @@ def shift_parameters(name: str) -> dict[str, Any]:
     Raises:
         ValueError: for an unknown name, with the closest known one.
 
-    Example:
+    Examples:
         >>> shift_parameters("scale")
         {'factors': (1.0, 0.75, 1.25)}
         >>> shift_parameters("rotaton")
@@ -80,7 +80,7 @@ def apply_shift(environments: Environments, name: str, *, seed: int, **params: A
     Raises:
         ValueError: for an unknown name or parameter (with those there are), or a value the shift refuses.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> e = Environments.from_arrays(np.ones((6, 2)), [0, 1] * 3)
         >>> apply_shift(e, "scale", seed=1, factors=[1, 2]).names

@@ -26,7 +26,7 @@ def invariant_accuracy(noise: float) -> float:
     The classes are normal with means at distance 2 and covariance ``noise ** 2`` times the identity; the best
     boundary is half-way. No classifier that holds in every environment does better.
 
-    Example:
+    Examples:
         >>> round(invariant_accuracy(1.0), 4)
         0.8413
     """
@@ -39,7 +39,7 @@ def spurious_accuracy(strength: float, spurious_noise: float) -> float:
 
     ``s * Phi(1 / noise) + (1 - s) * Phi(-1 / noise)``.
 
-    Example:
+    Examples:
         >>> spurious_accuracy(0.9, 0.0), round(spurious_accuracy(0.1, 0.0), 6)
         (0.9, 0.1)
     """
@@ -83,7 +83,7 @@ def gaussian_environments(
 
     Source: in the manner of Rosenfeld et al., "The risks of invariant risk minimization", ICLR 2021, section 3.
 
-    Example:
+    Examples:
         >>> e = gaussian_environments(2, 100, strengths=(1.0, 0.0), seed=1)
         >>> e.names, e.x.shape, (e.attributes["spurious"] == e.y).mean()
         (('strength=1', 'strength=0'), (200, 10), np.float64(0.5))

@@ -63,7 +63,7 @@ def render_shapes(
         size: side in pixels, at least 8.
         seed: fixes everything drawn.
 
-    Example:
+    Examples:
         >>> x = render_shapes(["circle"], np.zeros(2, int), np.array([[1, 0, 0], [0, 1, 0]]), size=16, seed=1)
         >>> x.shape, x.mean(axis=(2, 3)).argmax(axis=1).tolist()
         ((2, 3, 16, 16), [0, 1])
@@ -121,7 +121,7 @@ def coloured_shapes(
         uint8 images (n, 3, size, size), labels named by the shape, environments named ``strength=0.9`` and so on,
         attributes ``colour`` (the class the colour points to) and ``shape`` (what is drawn).
 
-    Example:
+    Examples:
         >>> e = coloured_shapes(6, strengths=(1.0, 0.0), shapes=("circle", "square"), size=16, seed=1)
         >>> e.x.shape, (e.attributes["colour"] == e.y).tolist() == (e.environment == 0).tolist()
         ((12, 3, 16, 16), True)

@@ -20,7 +20,7 @@ def conv_norm(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) ->
     Groups hold at least four channels, so the norm neither depends on the batch (a batch of one image trains as
     any other) nor collapses on a 1 x 1 map.
 
-    Example:
+    Examples:
         >>> import torch
         >>> conv_norm(3, 16, stride=2)(torch.zeros(1, 3, 8, 8)).shape
         torch.Size([1, 16, 4, 4])
@@ -37,7 +37,7 @@ def image_stem(shape: Sequence[int], width: int, resolution: int) -> nn.Sequenti
     The reduction is a power of two: a first convolution with stride up to 4, then stride-2 convolutions; small
     images keep their size. So the cost of what follows hardly depends on the size of the image.
 
-    Example:
+    Examples:
         >>> import torch
         >>> image_stem((3, 64, 64), 8, 8)(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 8, 8, 8])
@@ -66,7 +66,7 @@ class ConvNet(nn.Module):
         resolution: short side of the map of the first stage, see :func:`image_stem`.
         mean, std: per channel.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = ConvNet((1, 8, 8), widths=(8, 16), depth=1, resolution=8)
         >>> net(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape

@@ -35,7 +35,7 @@ class GraphNet(nn.Module):
     Source: Xu et al., "How powerful are graph neural networks?", ICLR 2019, equations 4.1 and 4.2; Kipf and
     Welling, "Semi-supervised classification with graph convolutional networks", ICLR 2017, equation 2.
 
-    Example:
+    Examples:
         >>> import pytest
         >>> pyg = pytest.importorskip("torch_geometric.data")
         >>> graph = pyg.Data(x=torch.ones(3, 2), edge_index=torch.tensor([[0, 1], [1, 2]]))

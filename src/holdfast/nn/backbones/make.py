@@ -116,7 +116,7 @@ BACKBONES: Mapping[str, BackboneEntry] = {
 def list_backbones(kind: str) -> list[str]:
     """Return the names of the backbones that take inputs of ``kind``.
 
-    Example:
+    Examples:
         >>> list_backbones("sets")
         ['deepsets', 'set_attention']
     """
@@ -139,7 +139,7 @@ def make_backbone(signature: InputSignature, size: str = "small", name: str = "a
     Raises:
         ValueError: for an unknown size or name, or a backbone that does not take this kind of input.
 
-    Example:
+    Examples:
         >>> from holdfast.core.signature import InputSignature
         >>> make_backbone(InputSignature("image", (1, 28, 28)), size="tiny").out_dim
         32

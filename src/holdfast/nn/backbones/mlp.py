@@ -18,7 +18,7 @@ __all__ = ["MLP", "FlatInput", "Identity", "TableInput", "embedding_width"]
 def embedding_width(cardinality: int) -> int:
     """Return the width of a categorical embedding: ``min(32, round(1.6 * cardinality ** 0.56))``.
 
-    Example:
+    Examples:
         >>> embedding_width(4), embedding_width(10_000)
         (3, 32)
     """
@@ -32,7 +32,7 @@ class FlatInput(nn.Module):
         shape: (d,) of a vector or (C, H, W) of an image.
         mean, std: per feature of a vector, per channel of an image.
 
-    Example:
+    Examples:
         >>> FlatInput((3, 2, 2))(torch.zeros(5, 3, 2, 2)).shape
         torch.Size([5, 12])
     """
@@ -63,7 +63,7 @@ class TableInput(nn.Module):
     Raises:
         ValueError: for a cardinality below 2, or statistics of the wrong length.
 
-    Example:
+    Examples:
         >>> front = TableInput(1, (5,), mean=(2.0,), std=(1.0,), median=(3.0,))
         >>> front(torch.tensor([[float("nan"), 4.0]]))[0, :2]
         tensor([1., 1.], grad_fn=<...>)
@@ -129,7 +129,7 @@ class MLP(nn.Module):
         width, depth: units per hidden layer, number of hidden layers.
         dropout: rate after every hidden layer.
 
-    Example:
+    Examples:
         >>> net = MLP(FlatInput((4,)), width=16, depth=2)
         >>> net.out_dim, net(torch.zeros(3, 4)).shape
         (16, torch.Size([3, 16]))
@@ -158,7 +158,7 @@ class MLP(nn.Module):
 class Identity(nn.Module):
     """The flat, standardised input itself, so that a linear head on it is a linear model.
 
-    Example:
+    Examples:
         >>> Identity(FlatInput((4,)))(torch.ones(2, 4)).shape
         torch.Size([2, 4])
     """

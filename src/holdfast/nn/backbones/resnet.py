@@ -19,7 +19,7 @@ class BasicBlock(nn.Module):
 
     Source: He et al., "Deep residual learning for image recognition", CVPR 2016, figure 5 (left).
 
-    Example:
+    Examples:
         >>> import torch
         >>> BasicBlock(8, 16, stride=2)(torch.zeros(1, 8, 4, 4)).shape
         torch.Size([1, 16, 2, 2])
@@ -55,7 +55,7 @@ class ResNet(nn.Module):
     Source: He et al., "Deep residual learning for image recognition", CVPR 2016; Wu and He, "Group
     normalization", ECCV 2018.
 
-    Example:
+    Examples:
         >>> import torch
         >>> ResNet((3, 16, 16), widths=(8, 16), blocks=(1, 1), resolution=8)(torch.zeros(2, 3, 16, 16)).shape
         torch.Size([2, 16])

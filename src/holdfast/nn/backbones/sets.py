@@ -29,7 +29,7 @@ class DeepSets(nn.Module):
 
     Source: Zaheer et al., "Deep sets", NeurIPS 2017, theorem 2; Qi et al., "PointNet", CVPR 2017 (maximum).
 
-    Example:
+    Examples:
         >>> net = DeepSets(2, width=8, depth=1)
         >>> net((torch.zeros(3, 5, 2), torch.ones(3, 5, dtype=torch.bool))).shape
         torch.Size([3, 8])
@@ -72,7 +72,7 @@ class SetAttention(nn.Module):
 
     Source: Lee et al., "Set transformer", ICML 2019 (SAB and PMA with one seed).
 
-    Example:
+    Examples:
         >>> net = SetAttention(2, width=8, depth=1, heads=2)
         >>> net((torch.zeros(3, 5, 2), torch.ones(3, 5, dtype=torch.bool))).shape
         torch.Size([3, 8])

@@ -26,7 +26,7 @@ class HashedText(nn.Module):
     Source: Joulin et al., "Bag of tricks for efficient text classification", EACL 2017; Weinberger et al.,
     "Feature hashing for large scale multitask learning", ICML 2009.
 
-    Example:
+    Examples:
         >>> net = HashedText(100, width=8, hidden=16, depth=1)
         >>> net((torch.tensor([3, 7, 7]), torch.tensor([0, 1]))).shape
         torch.Size([2, 16])
@@ -65,7 +65,7 @@ class TransformerText(nn.Module):
 
     Source: Reimers and Gurevych, "Sentence-BERT", EMNLP 2019 (mean pooling).
 
-    Example:
+    Examples:
         >>> TransformerText("")
         Traceback (most recent call last):
         ...

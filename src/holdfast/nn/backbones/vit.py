@@ -34,7 +34,7 @@ class ViT(nn.Module):
     Source: Dosovitskiy et al., "An image is worth 16x16 words", ICLR 2021; mean pooling as in Beyer et al.,
     "Better plain ViT baselines for ImageNet-1k", 2022.
 
-    Example:
+    Examples:
         >>> net = ViT((1, 28, 28), width=16, depth=1, heads=2, grid=7)
         >>> net.patch, net(torch.zeros(2, 1, 28, 28)).shape
         (4, torch.Size([2, 16]))

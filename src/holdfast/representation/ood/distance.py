@@ -34,7 +34,7 @@ class Mahalanobis(OODDetector):
     Source: Lee, Lee, Lee and Shin, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
     Adversarial Attacks", NeurIPS 2018, equation 2.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(100, 2))
         >>> near, far = Mahalanobis().fit(x, np.arange(100) % 2).score([[0.0, 0.0], [9.0, 9.0]])
@@ -64,7 +64,7 @@ class KNN(OODDetector):
 
     Source: Sun, Ming, Zhu and Li, "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022.
 
-    Example:
+    Examples:
         >>> KNN(k=1).fit([[1.0, 0.0], [0.0, 1.0]]).score([[2.0, 0.0], [-1.0, 0.0]]).round(4)
         array([0.    , 1.4142])
     """
@@ -104,7 +104,7 @@ class ViM(OODDetector):
     Source: Wang, Li, Feng and Zhang, "ViM: Out-Of-Distribution with Virtual-logit Matching", CVPR 2022, equations
     5-8.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(200, 4)) * [3, 3, 0.1, 0.1]
         >>> vim = ViM(n_components=2).fit(x, logits=5 + x[:, :2])

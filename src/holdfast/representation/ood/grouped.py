@@ -41,7 +41,7 @@ class GroupedGaussian(OODDetector):
     Source: Li, Zhou et al., "Hierarchical Visual Categories Modeling: A Joint Representation Learning and Density
     Estimation Framework for Out-of-Distribution Detection", ICCV 2023, density estimation and score.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(200, 6))
         >>> detector = GroupedGaussian(n_groups=3).fit(x, np.arange(200) % 2)

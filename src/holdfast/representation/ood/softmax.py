@@ -30,7 +30,7 @@ class MSP(_FromLogits):
     Source: Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
     Networks", ICLR 2017.
 
-    Example:
+    Examples:
         >>> MSP().fit(logits=[[0.0, 0.0]]).score(logits=[[0.0, 0.0]])
         array([-0.5])
     """
@@ -45,7 +45,7 @@ class MaxLogit(_FromLogits):
 
     Source: Hendrycks et al., "Scaling Out-of-Distribution Detection for Real-World Settings", ICML 2022.
 
-    Example:
+    Examples:
         >>> MaxLogit().fit(logits=[[0.0, 0.0]]).score(logits=[[1.0, 3.0]])
         array([-3.])
     """
@@ -60,7 +60,7 @@ class Energy(_FromLogits):
 
     Source: Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020, equation 3.
 
-    Example:
+    Examples:
         >>> Energy().fit(logits=[[0.0, 0.0]]).score(logits=[[0.0, 0.0]]).round(4)
         array([-0.6931])
     """

@@ -36,7 +36,7 @@ class Series:
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Return round numbers that span ``[low, high]``, about ``count`` of them.
 
-    Example:
+    Examples:
         >>> nice_ticks(0.13, 0.52, 4)
         [0.2, 0.3, 0.4, 0.5]
     """

@@ -60,7 +60,7 @@ def corrupt(images: Any, family: str, severity: int, *, seed: int) -> Any:
     Source: Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and
     perturbations", ICLR 2019, section 3.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.full((2, 8, 8), 128, np.uint8)
         >>> corrupt(x, "brightness", 5, seed=1)[0, 0, 0], corrupt(x, "contrast", 5, seed=1)[0, 0, 0]

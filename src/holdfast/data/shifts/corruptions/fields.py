@@ -20,7 +20,7 @@ def length(planes: Tensor, severity: int, per_side: Sequence[float], at_least: S
 
     The floor keeps the five severities apart on images so small that the share is less than a pixel.
 
-    Example:
+    Examples:
         >>> length(torch.zeros(1, 1, 100, 200), 2, (0.01, 0.05), (1.0, 1.5))
         5.0
     """
@@ -30,7 +30,7 @@ def length(planes: Tensor, severity: int, per_side: Sequence[float], at_least: S
 def gaussian_blur(planes: Float[Tensor, "n c h w"], sigma: float) -> Float[Tensor, "n c h w"]:
     """Convolve with a Gaussian of ``sigma`` pixels; the border is repeated.
 
-    Example:
+    Examples:
         >>> bool(torch.allclose(gaussian_blur(torch.ones(1, 1, 8, 8), 2.0), torch.ones(1, 1, 8, 8)))
         True
     """
@@ -52,7 +52,7 @@ def blur_along(
 ) -> Float[Tensor, "n c h w"]:
     """Average along a line through every pixel, with Gaussian weights of ``sigma`` pixels; one angle per image.
 
-    Example:
+    Examples:
         >>> x = torch.zeros(1, 1, 9, 9); x[..., 4, :] = 1
         >>> bool(torch.allclose(blur_along(x, torch.zeros(1), 2.0), x, atol=1e-5))
         True
@@ -77,7 +77,7 @@ def fractal_noise(
 
     ``ridged`` folds every octave about its middle, which turns smooth hills into sharp creases.
 
-    Example:
+    Examples:
         >>> z = fractal_noise(2, 16, 16, torch.Generator().manual_seed(1), persistence=0.5)
         >>> z.shape, float(z.amin()), float(z.amax())
         (torch.Size([2, 1, 16, 16]), 0.0, 1.0)
@@ -95,7 +95,7 @@ def fractal_noise(
 def luminance(planes: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
     """Return the perceived brightness: Rec. 601 weights for three channels, the mean otherwise.
 
-    Example:
+    Examples:
         >>> round(luminance(torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1)).item(), 3)
         0.587
     """
