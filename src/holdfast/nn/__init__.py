@@ -21,6 +21,7 @@ from holdfast.nn.backbones import (
 from holdfast.nn.contract import EmbeddingContract, tensor_digest
 from holdfast.nn.growing import GrowingClassifier
 from holdfast.nn.learner import Batch, FitContext, NeuralClassifier, NeuralRegressor, learner
+from holdfast.nn.matryoshka import MatryoshkaHead, check_dims, nesting_dims, truncate_embed
 from holdfast.nn.network import Network
 from holdfast.nn.simplex import FixedSimplexClassifier, simplex_vertices
 from holdfast.nn.standardize import Standardize
@@ -41,6 +42,7 @@ __all__ = [
     "GraphNet",
     "GrowingClassifier",
     "HashedText",
+    "MatryoshkaHead",
     "Network",
     "NeuralClassifier",
     "NeuralRegressor",
@@ -50,9 +52,12 @@ __all__ = [
     "TransformerBlock",
     "TransformerText",
     "ViT",
+    "check_dims",
     "learner",
     "list_backbones",
     "make_backbone",
+    "nesting_dims",
     "simplex_vertices",
     "tensor_digest",
+    "truncate_embed",
 ]

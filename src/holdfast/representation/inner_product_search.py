@@ -12,8 +12,8 @@ from holdfast.core.checks import check_matrix, check_number
 __all__ = ["InnerProductTable"]
 
 _BLOCK = 16
-_TILE = 4096
-_QUERIES = 64
+_TILE = 8192
+_QUERIES = 128
 _SCORES = 2**24
 
 

@@ -16,7 +16,8 @@ from holdfast.nn.learner import Batch, EmpiricalRisk, FitContext, NeuralClassifi
 from holdfast.nn.network import Network
 from holdfast.representation.concatenation import ConcatRepresentation
 from holdfast.representation.multi_head_distillation import multi_head_distillation_loss
-from holdfast.representation.probe import LinearProbe, ProbeHead
+from holdfast.representation.probe import LinearProbe
+from holdfast.representation.probe_head import ProbeHead
 
 __all__ = ["RichClassifier"]
 
