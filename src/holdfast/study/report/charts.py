@@ -74,7 +74,7 @@ def forest(title: str, bars: Sequence[Bar], *, zero: bool = False, axis: str, la
     if not bars:
         return ""
     longest = max(len(_shorten(b.label)) for b in bars)
-    left = 16 + (8.3 * longest if labels else 0)
+    left = 18 + (8.8 * longest if labels else 0)
     width, right, top = 460.0, 76.0, 8.0
     low, high = min(b.low for b in bars), max(b.high for b in bars)
     if zero:
@@ -111,7 +111,7 @@ def forest(title: str, bars: Sequence[Bar], *, zero: bool = False, axis: str, la
 def by_environment(title: str, groups: Sequence[tuple[str, Sequence[Bar]]], *, axis: str) -> str:
     """Return one row for every environment with a dot for every method; the styled ones are drawn last, on top."""
     longest = max(len(_shorten(name)) for name, _ in groups)
-    left, width, right, top, row = 16 + 8.3 * longest, 460.0, 22.0, 8.0, 42
+    left, width, right, top, row = 18 + 8.8 * longest, 380.0, 22.0, 8.0, 48
     bars = [b for _, group in groups for b in group]
     low, high = min(b.low for b in bars), max(b.high for b in bars)
     margin = 0.05 * max(high - low, 0.02)
