@@ -19,7 +19,8 @@ from holdfast.nn.network import Network
 from holdfast.papers import _multicue
 from holdfast.papers._redundant_groups import Size, Task, draw_tasks
 from holdfast.papers._stacked import JointStack, Stack, train_stack
-from holdfast.papers.record import Claim, Paper, Scale, Values
+from holdfast.papers.catalogue import describe
+from holdfast.papers.record import Claim, Scale, Values
 from holdfast.representation.concatenation import ConcatRepresentation, TwoStageFineTune
 from holdfast.representation.multi_head_distillation import DistilledRepresentation, MultiHeadDistillation
 from holdfast.representation.probe import LinearProbe
@@ -203,31 +204,8 @@ def _gap(a: str, b: str) -> Callable[[Values], float]:
     return lambda v: v[a] - v[b]
 
 
-PAPER = Paper(
-    number=23,
-    title="Learning useful representations for shifting tasks and distributions",
-    arxiv="2212.07346",
-    year=2023,
-    first_author="Zhang",
-    venue="ICML 2023",
-    code="https://github.com/TjuJianyu/RRL",
-    summary=(
-        "Training stops collecting features once some suffice for the training task, although the rest may be what "
-        "another task needs. Concatenating the representations of networks that differ only in their seed hardly "
-        "changes source accuracy but improves transfer, more than one network of the same total width; it can be "
-        "distilled into one network with a head per teacher, and is fine-tuned in two stages."
-    ),
-    keywords=("rich representations", "concatenation", "multi-head distillation", "two-stage fine-tuning", "transfer"),
-    parts=(
-        "holdfast.representation.train_episodes",
-        "holdfast.representation.snapshots",
-        "holdfast.representation.ConcatRepresentation",
-        "holdfast.representation.TwoStageFineTune",
-        "holdfast.representation.MultiHeadDistillation",
-        "holdfast.representation.DistilledRepresentation",
-        "holdfast.representation.RichClassifier",
-        "holdfast.representation.LinearProbe",
-    ),
+PAPER = describe(
+    23,
     experiment=_experiment,
     seeds=8,
     claims=(

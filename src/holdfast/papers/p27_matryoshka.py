@@ -17,7 +17,8 @@ from holdfast.core.training import train
 from holdfast.nn.matryoshka import MatryoshkaHead, nesting_dims
 from holdfast.nn.network import Network
 from holdfast.papers import _glyphs
-from holdfast.papers.record import Claim, Paper, Scale, Values
+from holdfast.papers.catalogue import describe
+from holdfast.papers.record import Claim, Scale, Values
 from holdfast.representation.cascade import AdaptiveCascade
 from holdfast.representation.funnel_retrieval import AdaptiveRetriever
 from holdfast.representation.matryoshka import MatryoshkaLoss, PCATruncator, PrefixCrossEntropy, RandomSubset
@@ -229,29 +230,8 @@ def _drop(kind: str) -> Callable[[Values], float]:
 
 _SHORTENED = {"truncated": "the plain prefix", "pca": "PCA", "random": "random coordinates"}
 
-PAPER = Paper(
-    number=27,
-    title="Matryoshka Representation Learning",
-    arxiv="2205.13147",
-    year=2022,
-    first_author="Kusupati",
-    venue="NeurIPS 2022",
-    code="https://github.com/RAIVNLab/MRL",
-    summary=(
-        "One embedding is trained so that each of its prefixes is a good embedding by itself, by adding the task loss "
-        "at every prefix length. Users cut the vector to their budget, classify easy inputs with few dimensions, or "
-        "retrieve by a short prefix and re-rank by longer ones, without retraining and at nearly full accuracy."
-    ),
-    keywords=("nested embedding", "prefix truncation", "adaptive classification", "cascade", "funnel retrieval"),
-    parts=(
-        "holdfast.nn.MatryoshkaHead",
-        "holdfast.nn.truncate_embed",
-        "holdfast.representation.MatryoshkaLoss",
-        "holdfast.representation.MatryoshkaPairLoss",
-        "holdfast.representation.MatryoshkaClassifier",
-        "holdfast.representation.AdaptiveCascade",
-        "holdfast.representation.AdaptiveRetriever",
-    ),
+PAPER = describe(
+    27,
     experiment=_experiment,
     seeds=5,
     claims=(
