@@ -29,8 +29,7 @@ def _read(path: str, label: str | None, environment: str | None) -> Environments
 
     if path in list_named():
         return load_named(path)
-    options = {k: v for k, v in (("label", label), ("environment", environment)) if v is not None}
-    return read(path, **options)
+    return read(path, label=label, environment=environment)
 
 
 def _fit(data: str, out: Path, label: str | None, environment: str | None, as_json: bool, **options: Any) -> None:

@@ -155,8 +155,10 @@ class RichClassifier(NeuralClassifier):
         z = self._outputs(network, encoded, function=network.features)
         # Too few samples of a class to hold any out: a fixed, moderate penalty.
         tuned = int(torch.bincount(targets).min()) >= _FEW
-        grid = {} if tuned else {"weight_decay_grid": (1e-2,)}
-        self.probe_ = LinearProbe(selection="nll", random_state=0, **grid).fit(z.numpy(), targets.numpy())
+        probe = LinearProbe(selection="nll", random_state=0)
+        if not tuned:
+            probe.set_params(weight_decay_grid=(1e-2,))
+        self.probe_ = probe.fit(z.numpy(), targets.numpy())
         fitted = {k: v.to(network.head.weight) for k, v in self.probe_.head_.state_dict().items()}
         network.head.load_state_dict(fitted)
         return network
