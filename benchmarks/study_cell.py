@@ -1,7 +1,8 @@
 """A study's cell against the same model in a bare PyTorch loop: what the library adds to training.
 
 Both train the same network (same weights at the start, same batches in the same order, fused AdamW with the same
-options, a cosine schedule) for the same steps on one thread; rounds alternate between the two, so that a busy machine slows both.
+options, a cosine schedule) for the same steps on one thread; rounds alternate between the two, so that a busy machine
+slows both.
 """
 
 from __future__ import annotations

@@ -149,6 +149,7 @@ def _row(method, mean, difference=None, seeds=(0, 1, 2)):
     if difference is not None:
         low, high = difference
         d = {"mean": (low + high) / 2, "low": low, "high": high, "adjusted_low": low, "adjusted_high": high}
+        d["seeds"] = len(seeds)
         row["difference"] = d
         row["environments"]["A"]["difference"] = d
     return row
@@ -162,6 +163,14 @@ def test_a_method_is_shipped_only_when_it_is_shown_to_beat_the_baseline():
     sure = verdict([_row("erm", 0.7), _row("vrex", 0.8, (0.05, 0.15))], "erm", ["A"], "training")
     assert sure["method"] == "vrex"
     assert sure["sentence"].startswith("Ship VREx")
+
+
+def test_one_seed_never_shows_that_a_method_is_better_or_worse():
+    rows = [_row("erm", 0.7), _row("vrex", 0.9, (0.1, 0.3), seeds=[0]), _row("irm", 0.5, (-0.3, -0.1), seeds=[0])]
+    found = verdict(rows, "erm", ["A"], "training")
+    assert found["method"] == "erm"
+    assert found["sentence"].startswith("One seed cannot show")
+    assert found["worse"] == ""
 
 
 def test_of_several_better_methods_the_best_mean_is_shipped():

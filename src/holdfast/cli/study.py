@@ -259,7 +259,7 @@ def _with_executor(spec: Any, executor: str | None, workers: int | None) -> Any:
     if executor is None and workers is None:
         return spec
     fields = spec.to_dict()
-    own = dict(fields["executor"])
+    own: dict[str, Any] = dict(fields["executor"])
     if executor is not None:
         own = {"kind": executor} if executor in ("local", "ray") else {"kind": "ray", "address": executor}
     if workers is not None:

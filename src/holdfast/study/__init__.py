@@ -10,6 +10,7 @@ from holdfast.study.report import render_report, write_report
 from holdfast.study.runner import Finished, Progress, open_study, run_study
 from holdfast.study.spec import SpecError, StudySpec, load_spec, parse_spec
 from holdfast.study.store import Store
+from holdfast.study.study import Study
 
 __all__ = [
     "DEFAULT_METHODS",
@@ -19,6 +20,7 @@ __all__ = [
     "Progress",
     "SpecError",
     "Store",
+    "Study",
     "StudySpec",
     "default_study",
     "load_spec",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from holdfast.data import DataError, Environments
 from holdfast.study.plan import SettingInfo
 from holdfast.study.sharing import fingerprint
@@ -10,10 +12,10 @@ from holdfast.study.spec import DataSpec, Setting, SpecError
 __all__ = ["describe", "load_setting", "reading_options"]
 
 
-def reading_options(spec: DataSpec) -> dict[str, object]:
+def reading_options(spec: DataSpec) -> dict[str, Any]:
     """Return the options of :func:`holdfast.data.read` that a data specification gives."""
     options = {"label": spec.label, "environment": spec.environment, "text": spec.text}
-    given: dict[str, object] = {k: v for k, v in options.items() if v is not None}
+    given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
     return given | ({"attributes": spec.attributes} if spec.attributes else {})
 
 
@@ -27,11 +29,13 @@ def load_setting(setting: Setting) -> Environments:
     from holdfast.data.shifts import apply_shift
 
     spec = setting.data
+    if spec.memory:
+        raise SpecError(f"{setting.name}: its samples were in memory; run it from Python with Study(...) again")
     try:
-        if spec.named is not None:
-            data = load_named(spec.named, **spec.options)
-        else:
+        if spec.path is not None:
             data = read(spec.path, **reading_options(spec))
+        else:
+            data = load_named(str(spec.named), **spec.options)
         if setting.shift is not None:
             data = apply_shift(data, setting.shift.name, seed=setting.shift.seed, **setting.shift.params)
     except (DataError, ValueError, TypeError, OSError) as error:

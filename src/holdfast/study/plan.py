@@ -90,7 +90,7 @@ def held_out_of(spec: StudySpec, info: SettingInfo) -> tuple[str, ...]:
     names = info.environments
     if len(names) < 2:
         raise SpecError(
-            f"data.environment: {info.name} has one environment ({names[0]}); a study holds one out and trains on "
+            f"data.environment: {info.name} has one environment ({', '.join(names)}); a study holds one out and trains on "
             "the others, so it needs at least two"
         )
     if spec.selection == "leave-one-out" and len(names) < 3:

@@ -47,7 +47,7 @@ class Bootstrap:
 
     def __init__(
         self,
-        correct: Mapping[str, Mapping[str, Bool[np.ndarray, "seeds samples"]]],
+        correct: Mapping[str, Mapping[str, Bool[np.ndarray, "seeds samples"]]],  # pyright: ignore
         seeds: Mapping[str, Sequence[int]],
         *,
         draws: int = 2000,
@@ -91,7 +91,7 @@ class Bootstrap:
         own = self._seeds[method]
         return list(range(len(own))) if seeds is None else [own.index(s) for s in seeds]
 
-    def _seed_weights(self, seeds: tuple[int, ...], environment: str) -> Float[np.ndarray, "draws seeds"]:
+    def _seed_weights(self, seeds: tuple[int, ...], environment: str) -> Float[np.ndarray, "draws seeds"]:  # pyright: ignore
         n = len(seeds)
         if n == 1:
             return np.ones((self._n, 1))
@@ -100,8 +100,8 @@ class Bootstrap:
         return 1 / n + (weights - 1 / n) * np.sqrt(n / (n - 1))
 
 
-def _patterns(stacked: Bool[np.ndarray, "rows samples"]) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct columns and how often each occurs."""
+def _patterns(stacked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct columns of (rows, samples) booleans, and how often each occurs."""
     packed = np.ascontiguousarray(np.packbits(stacked, axis=0).T)
     keys = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
     _, first, counts = np.unique(keys, return_index=True, return_counts=True)

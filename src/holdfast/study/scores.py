@@ -11,7 +11,10 @@ from holdfast.metrics.classification import accuracy, balanced_accuracy, brier, 
 __all__ = ["calibration_points", "classification_scores"]
 
 
-def classification_scores(p: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> dict[str, float]:
+def classification_scores(
+    p: Float[np.ndarray, "n classes"],  # pyright: ignore
+    labels: Int[np.ndarray, " n"],
+) -> dict[str, float]:
     """Return every score of probabilities ``p`` for class codes ``labels``.
 
     Examples:
@@ -31,7 +34,9 @@ def classification_scores(p: Float[np.ndarray, "n classes"], labels: Int[np.ndar
 
 
 def calibration_points(
-    p: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], n_bins: int = 10
+    p: Float[np.ndarray, "n classes"],  # pyright: ignore
+    labels: Int[np.ndarray, " n"],
+    n_bins: int = 10,
 ) -> list[list[float]]:
     """Return the reliability curve as ``[confidence, accuracy, samples]`` for every bin that is not empty.
 

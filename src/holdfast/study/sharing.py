@@ -84,6 +84,7 @@ def fingerprint(data: Environments) -> str:
 
 
 def _update(digest: Any, value: Any) -> None:
+    graph: Any = value
     if isinstance(value, pd.DataFrame):
         for column in value.columns:
             digest.update(f"{column}:{value[column].dtype}".encode())
@@ -99,9 +100,9 @@ def _update(digest: Any, value: Any) -> None:
         for entry in value:
             _update(digest, entry)
             digest.update(b"\x1e")
-    elif hasattr(value, "to_dict"):  # a graph
-        _update(digest, value.to_dict())
+    elif hasattr(value, "to_dict"):
+        _update(digest, graph.to_dict())
     elif hasattr(value, "numpy"):
-        _update(digest, value.detach().cpu().numpy())
+        _update(digest, graph.detach().cpu().numpy())
     else:
         digest.update(repr(value).encode() if not isinstance(value, str) else value.encode())

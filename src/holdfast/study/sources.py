@@ -54,7 +54,7 @@ def _numbered(start: int, n: int, kept: pd.DataFrame | None = None) -> pd.DataFr
     return row if kept is None or kept.empty else row.join(kept.reset_index(drop=True))
 
 
-def _frames(path: Path, columns: dict[str, str], rows: int) -> Iterator[pd.DataFrame]:
+def _frames(path: Path, columns: dict[str, Any], rows: int) -> Iterator[pd.DataFrame]:
     """Chunks of a table with the types the model was trained on; JSON lines are streamed too, JSON is read whole."""
     if path.suffix.lower() not in (".json", ".jsonl", ".ndjson"):
         yield from iter_table(path, columns=columns, chunk_rows=rows)

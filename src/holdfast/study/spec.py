@@ -53,10 +53,11 @@ class _Strict(BaseModel):
 
 
 class DataSpec(_Strict):
-    """Where the samples come from: a file or folder of yours, or a named data set with its options."""
+    """Where the samples come from: a file or folder of yours, a named data set with its options, or memory."""
 
     path: Path | None = None
     named: str | None = None
+    memory: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
     label: str | None = None
     environment: str | None = None
@@ -83,11 +84,11 @@ class DataSpec(_Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> DataSpec:
-        if (self.path is None) == (self.named is None):
+        if (self.path is not None) + (self.named is not None) + self.memory != 1:
             raise ValueError("give either 'path' (your own file or folder) or 'named' (a data set by name)")
-        if self.named is not None and (self.label or self.environment or self.text or self.attributes):
+        if self.path is None and (self.label or self.environment or self.text or self.attributes):
             raise ValueError("label, environment, text and attributes go with 'path'; a named set takes 'options'")
-        if self.path is not None and self.options:
+        if self.named is None and self.options:
             raise ValueError("options go with 'named'; a path takes label, environment, text and attributes")
         return self
 

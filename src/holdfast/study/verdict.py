@@ -45,7 +45,7 @@ def verdict(
     """Return the method to ship with the sentences about it; ``None`` when no method finished.
 
     A method is shipped instead of the baseline only when the interval of its paired difference, at 5% divided by the
-    number of comparisons, lies above zero; of several, the one with the best mean.
+    number of comparisons, lies above zero over at least two seeds; of several, the one with the best mean.
     """
     finished = {r["method"]: r for r in rows if "average" in r}
     if not finished:
@@ -54,7 +54,9 @@ def verdict(
         " (oracle selection: hyper-parameters were picked on the test environments)" if selection == "oracle" else ""
     )
     compared = [r for r in finished.values() if "difference" in r]
-    better = [r for r in compared if r["difference"]["adjusted_low"] > 0]
+    # One seed says nothing of other seeds, however many samples there are.
+    repeated = [r for r in compared if r["difference"]["seeds"] > 1]
+    better = [r for r in repeated if r["difference"]["adjusted_low"] > 0]
     n = len(held_out)
     where = f"{n} held-out environment{'s' if n > 1 else ''}"
     if better:
@@ -74,7 +76,12 @@ def verdict(
                 f" (the best of the others, {shown(closest['method'])}, differs by "
                 f"{_with_interval(closest['difference'], signed=True)}){because}"
             )
-        lead = f"No method is shown to beat {shown(baseline)}" if len(rows) > 1 else f"Only {shown(baseline)} was run"
+        lead = f"One seed cannot show that a method beats {shown(baseline)}" if compared and not repeated else ""
+        lead = (
+            lead or f"No method is shown to beat {shown(baseline)}"
+            if len(rows) > 1
+            else f"Only {shown(baseline)} was run"
+        )
         sentence = f"{lead}{because}: its accuracy over {where} is {_with_interval(best['average'])}{oracle}."
     else:
         best = max(finished.values(), key=lambda r: r["average"]["mean"])
@@ -82,7 +89,7 @@ def verdict(
             f"{shown(baseline)} did not finish, so nothing can be compared with it; {shown(best['method'])} has the "
             f"best mean accuracy over {where}: {_with_interval(best['average'])}{oracle}."
         )
-    worse = [shown(r["method"]) for r in compared if r["difference"]["adjusted_high"] < 0]
+    worse = [shown(r["method"]) for r in repeated if r["difference"]["adjusted_high"] < 0]
     return {
         "method": best["method"],
         "beats_baseline": bool(better),
@@ -115,8 +122,14 @@ def _distrust(row: Mapping[str, Any]) -> str:
     if d is None:
         return ""
     i = int(np.argmin(np.abs(COVERAGES - 0.7)))
+    before, after = d["coverage"][-1], d["coverage"][i]
+    gain = f"answering only the 70% it trusts most changes accuracy from {before:.2f} to {after:.2f}."
+    if d["flagged"] == d["false_alarms"] == 0:
+        return (
+            "Too few samples were held out of training to flag any at the 5% level; the distrust score tells a new "
+            f"environment from the known ones with AUROC {d['auroc']:.2f}, and {gain}"
+        )
     return (
         f"At a threshold that flags {d['false_alarms']:.0%} of ordinary samples, the distrust score flags "
-        f"{d['flagged']:.0%} of those from a new environment (AUROC {d['auroc']:.2f}); answering only the 70% it "
-        f"trusts most changes accuracy from {d['coverage'][-1]:.2f} to {d['coverage'][i]:.2f}."
+        f"{d['flagged']:.0%} of those from a new environment (AUROC {d['auroc']:.2f}); {gain}"
     )

@@ -43,7 +43,9 @@ class RayExecutor:
 
     def run(self, cells: Sequence[Cell], data: Mapping[str, Environments]) -> Iterator[tuple[Cell, Outcome]]:
         """Run ``cells`` and yield each with its outcome."""
-        import ray
+        import ray as ray_module
+
+        ray: Any = ray_module
 
         ours = not ray.is_initialized()
         if ours:
