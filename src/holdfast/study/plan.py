@@ -90,8 +90,8 @@ def held_out_of(spec: StudySpec, info: SettingInfo) -> tuple[str, ...]:
     names = info.environments
     if len(names) < 2:
         raise SpecError(
-            f"data.environment: {info.name} has one environment ({', '.join(names)}); a study holds one out and trains on "
-            "the others, so it needs at least two"
+            f"data.environment: {info.name} has one environment ({', '.join(names)}); a study holds one out and trains "
+            "on the others, so it needs at least two"
         )
     if spec.selection == "leave-one-out" and len(names) < 3:
         raise SpecError(

@@ -16,7 +16,7 @@ from holdfast.data import Environments
 from holdfast.study.executors import make_executor
 from holdfast.study.load import describe, load_setting
 from holdfast.study.plan import Cell, SettingInfo, plan
-from holdfast.study.spec import SpecError, StudySpec
+from holdfast.study.spec import SpecError, StudySpec, parse_spec
 from holdfast.study.store import Outcome, Store
 from holdfast.study.summary import summarise
 
@@ -162,7 +162,7 @@ def open_study(where: str | Path, name: str | None = None) -> tuple[dict[str, An
     try:
         study = store.get_study(name)
         infos: list[SettingInfo] = study["settings"]
-        spec = StudySpec.model_validate(study["spec"], context={"stored": True})
+        spec = parse_spec(study["spec"], stored=True)
         cells = plan(spec, infos)
         outcomes = store.get(cells)
     except LookupError as error:

@@ -343,8 +343,8 @@ def _spell(error: Mapping[str, Any]) -> str:
     return f"{field}{joint}{message}"
 
 
-def parse_spec(fields: Mapping[str, Any]) -> StudySpec:
-    """Check a mapping of fields and return the specification.
+def parse_spec(fields: Mapping[str, Any], *, stored: bool = False) -> StudySpec:
+    """Check a mapping of fields and return the specification; one that was ``stored`` may lack its data by now.
 
     Raises:
         SpecError: one line per wrong field, each with the field's name.
@@ -356,7 +356,7 @@ def parse_spec(fields: Mapping[str, Any]) -> StudySpec:
         holdfast.study.spec.SpecError: methods[0].name: unknown method 'emr'; did you mean 'erm'? ...
     """
     try:
-        return StudySpec.model_validate(fields)
+        return StudySpec.model_validate(fields, context={"stored": stored})
     except ValidationError as error:
         known = set(StudySpec.model_fields) | {"data", "shift"}
         lines = []
