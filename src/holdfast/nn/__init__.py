@@ -18,11 +18,14 @@ from holdfast.nn.backbones import (
     list_backbones,
     make_backbone,
 )
+from holdfast.nn.classifier import NeuralClassifier
 from holdfast.nn.contract import EmbeddingContract, tensor_digest
 from holdfast.nn.growing import GrowingClassifier
-from holdfast.nn.learner import Batch, FitContext, NeuralClassifier, NeuralRegressor, learner
+from holdfast.nn.learner import learner
 from holdfast.nn.matryoshka import MatryoshkaHead, check_dims, nesting_dims, truncate_embed
 from holdfast.nn.network import Network
+from holdfast.nn.objective import Batch, EmpiricalRisk, FitContext, SampleLoss
+from holdfast.nn.regressor import NeuralRegressor
 from holdfast.nn.simplex import FixedSimplexClassifier, simplex_vertices
 from holdfast.nn.standardize import Standardize
 
@@ -37,6 +40,7 @@ __all__ = [
     "ConvNet",
     "DeepSets",
     "EmbeddingContract",
+    "EmpiricalRisk",
     "FitContext",
     "FixedSimplexClassifier",
     "GraphNet",
@@ -47,6 +51,7 @@ __all__ = [
     "NeuralClassifier",
     "NeuralRegressor",
     "ResNet",
+    "SampleLoss",
     "SetAttention",
     "Standardize",
     "TransformerBlock",

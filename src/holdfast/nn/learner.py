@@ -19,61 +19,31 @@ import copy
 import math
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
+from typing import Any, ClassVar, Literal, Self, cast, dataclass_transform
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from holdfast.core.batching import BatchPlan
 from holdfast.core.checks import check_number
-from holdfast.core.estimator import Classifier, Estimator, Regressor, decode_array, encode_array
+from holdfast.core.estimator import Estimator, decode_array, encode_array
 from holdfast.core.inputs import Encoded, InputEncoder, input_kind
 from holdfast.core.random import isolated_rng, seed_from, spawn_seed
-from holdfast.core.training import StepInfo, TrainResult, train
+from holdfast.core.training import TrainResult, train
 from holdfast.nn.backbones import make_backbone
 from holdfast.nn.network import Network
+from holdfast.nn.objective import EmpiricalRisk, EncodedBatches, FitContext, Trained, apply_objective
 
-__all__ = ["Batch", "EmpiricalRisk", "FitContext", "NeuralClassifier", "NeuralEstimator", "NeuralRegressor", "learner"]
-
-SampleLoss = Callable[[Tensor, Tensor], Tensor]
-"""From outputs (B, out) and targets (B,) to one loss per sample (B,)."""
+__all__ = ["NeuralEstimator", "learner"]
 
 _PREDICT_ROWS = 1024
 _TRANSFORMERS = "transformers:"
-
-
-class Batch(NamedTuple):
-    """What an objective sees at one step."""
-
-    x: Any
-    """Model input of the batch: a tensor, or a tuple of tensors for texts and sets."""
-    y: Tensor
-    """Targets (B,): class indices or standardised values."""
-    environment: Int[Tensor, " batch"]
-    index: Int[Tensor, " batch"]
-    """Rows of the training set."""
-
-
-@dataclass(frozen=True)
-class FitContext:
-    """Sizes of a fit, known before training and saved with the model."""
-
-    n_samples: int
-    n_outputs: int
-    n_environments: int
-    width: int
-    class_counts: tuple[int, ...]
-    environment_counts: tuple[int, ...]
-    steps: int
 
 
 @dataclass_transform(kw_only_default=True)
@@ -84,53 +54,6 @@ def learner(cls: type) -> type:
     which is what scikit-learn's ``get_params`` and ``clone`` need.
     """
     return dataclass(kw_only=True, eq=False, repr=False)(cls)
-
-
-class EmpiricalRisk(nn.Module):
-    r"""The mean loss over a batch, :math:`\frac1B \sum_i \ell(f(x_i), y_i)`."""
-
-    def __init__(self, sample_loss: SampleLoss) -> None:
-        super().__init__()
-        self.sample_loss = sample_loss
-
-    def forward(self, network: nn.Module, batch: Batch, info: StepInfo) -> Float[Tensor, ""]:
-        return self.sample_loss(network(batch.x), batch.y).mean()
-
-
-class _Pair(nn.Module):
-    """Network and objective as one module, so that one optimiser, one EMA and one checkpoint hold both."""
-
-    def __init__(self, network: nn.Module, objective: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.objective = objective
-
-    def forward(self, batch: Batch, info: StepInfo) -> Tensor | Mapping[str, Tensor]:
-        return self.objective(self.network, batch, info)
-
-
-def _loss(pair: nn.Module, batch: Batch, info: StepInfo) -> Tensor | Mapping[str, Tensor]:
-    return pair(batch, info)
-
-
-@dataclass(frozen=True)
-class _Batches:
-    plan: BatchPlan
-    x: Encoded
-    y: Tensor
-    environment: Tensor
-    rows: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def shard(self, rank: int, world_size: int) -> _Batches:
-        return replace(self, plan=self.plan.shard(rank, world_size))
-
-    def epoch(self, e: int, start: int = 0) -> Iterator[Batch]:
-        for index in self.plan.epoch(e, start):
-            rows = index if self.rows is None else self.rows[index]
-            yield Batch(self.x[rows], self.y[rows], self.environment[rows], rows)
 
 
 @learner
@@ -199,7 +122,7 @@ class NeuralEstimator(Estimator):
             if isinstance(X, pd.DataFrame):
                 if reset and len(X) == 0:
                     raise ValueError("X holds no samples")
-                validate_data(self, X, reset=reset, skip_check_array=True)
+                validate_data(self, cast("Any", X), reset=reset, skip_check_array=True)
             return X
         try:
             kind = input_kind(X)
@@ -329,13 +252,13 @@ class NeuralEstimator(Estimator):
         )
 
         def validate(pair: nn.Module) -> float:
-            outputs = self._outputs(pair.network, encoded, held)
+            outputs = self._outputs(cast("Trained", pair).network, encoded, held)
             return self._score(outputs, targets[held])
 
         return train(
-            _Pair(network, objective),
-            _loss,
-            _Batches(plan, encoded, targets, groups, rows),
+            Trained(network, objective),
+            apply_objective,
+            EncodedBatches(plan, encoded, targets, groups, rows),
             steps=steps,
             optimizer=self.optimizer,
             lr=self.lr,
@@ -407,7 +330,8 @@ class NeuralEstimator(Estimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []
+        if tags.transformer_tags is not None:
+            tags.transformer_tags.preserves_dtype = []
         return tags
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -471,7 +395,7 @@ class NeuralEstimator(Estimator):
         self.set_params(**params)
         self.seed_ = state["seed"]
         self.input_ = InputEncoder.from_dict(state["input"])
-        context = {k: tuple(v) if isinstance(v, list) else v for k, v in state["context"].items()}
+        context: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state["context"].items()}
         self.context_ = FitContext(**context)
         self.environments_ = decode_array(state["environments"])
         if state["n_features_in"] is not None:
@@ -482,102 +406,6 @@ class NeuralEstimator(Estimator):
         with isolated_rng(self.seed_):
             self.network_ = self._make_network(self._make_encoder(), self.context_).eval()
         self.network_.load_state_dict(tensors)
-
-
-class _Probabilities(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x).softmax(-1)
-
-
-@learner
-class NeuralClassifier(NeuralEstimator, Classifier):
-    """A neural classifier; by itself it minimises the mean cross-entropy."""
-
-    @staticmethod
-    def _sample_loss(outputs: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"]) -> Tensor:
-        return F.cross_entropy(outputs, targets, reduction="none")
-
-    def _score(self, outputs: Tensor, targets: Tensor) -> float:
-        return float((outputs.argmax(1) == targets).float().mean())
-
-    def _encode_targets(self, y: Any) -> tuple[Tensor, int, tuple[int, ...]]:
-        y = column_or_1d(np.asarray(y), warn=True)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"y must hold at least two classes, got one class: {self.classes_.tolist()}")
-        counts = tuple(np.bincount(codes).tolist())
-        return torch.from_numpy(codes.astype(np.int64)), len(self.classes_), counts
-
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Return logits of shape (n, classes), or (n,) differences for two classes."""
-        encoded = self._encode_input(X)
-        logits = self._outputs(self.network_, encoded).numpy()
-        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Return class probabilities of shape (n, classes)."""
-        encoded = self._encode_input(X)
-        return self._outputs(self.network_, encoded).softmax(1).numpy()
-
-    def _serving_module(self) -> nn.Module:
-        return _Probabilities(self.network_)
-
-    def _get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        state, tensors = super()._get_state()
-        return state | {"classes": encode_array(self.classes_)}, tensors
-
-    def _set_state(self, state: dict[str, Any], tensors: dict[str, Tensor], **objects: Any) -> None:
-        self.classes_ = decode_array(state["classes"])
-        super()._set_state(state, tensors, **objects)
-
-
-class _Rescaled(nn.Module):
-    def __init__(self, network: nn.Module, mean: float, std: float) -> None:
-        super().__init__()
-        self.network, self.mean, self.std = network, mean, std
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)[:, 0] * self.std + self.mean
-
-
-@learner
-class NeuralRegressor(NeuralEstimator, Regressor):
-    """A neural regressor on standardised targets; by itself it minimises the mean squared error."""
-
-    @staticmethod
-    def _sample_loss(outputs: Float[Tensor, "batch 1"], targets: Float[Tensor, " batch"]) -> Tensor:
-        return (outputs[:, 0] - targets) ** 2
-
-    def _encode_targets(self, y: Any) -> tuple[Tensor, int, tuple[int, ...]]:
-        y = column_or_1d(np.asarray(y), warn=True).astype(np.float64)
-        if not np.isfinite(y).all():
-            raise ValueError(f"y must be finite, but row {int(np.argmin(np.isfinite(y)))} is not (NaN or infinity)")
-        self.target_mean_ = float(y.mean())
-        self.target_std_ = float(y.std()) or 1.0
-        scaled = (y - self.target_mean_) / self.target_std_
-        return torch.from_numpy(scaled.astype(np.float32)), 1, ()
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Return predicted values of shape (n,)."""
-        encoded = self._encode_input(X)
-        outputs = self._outputs(self.network_, encoded)[:, 0].double().numpy()
-        return outputs * self.target_std_ + self.target_mean_
-
-    def _serving_module(self) -> nn.Module:
-        return _Rescaled(self.network_, self.target_mean_, self.target_std_)
-
-    def _get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        state, tensors = super()._get_state()
-        return state | {"target": [self.target_mean_, self.target_std_]}, tensors
-
-    def _set_state(self, state: dict[str, Any], tensors: dict[str, Tensor], **objects: Any) -> None:
-        self.target_mean_, self.target_std_ = state["target"]
-        super()._set_state(state, tensors, **objects)
 
 
 def _to(x: Any, device: torch.device) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -155,9 +156,9 @@ class MatryoshkaHead(nn.Module):
     def _parameters_at(self, m: int) -> tuple[Tensor, Tensor | None]:
         if self.efficient:
             m = int(check_number("m", m, low=1, high=self.dims[-1], integer=True))
-            shared = self.heads[0]
+            shared = cast("nn.Linear", self.heads[0])
             return shared.weight[:, :m], shared.bias
         if m not in self.dims:
             raise ValueError(f"m must be one of the trained lengths {list(self.dims)}, got {m}")
-        own = self.heads[self.dims.index(m)]
+        own = cast("nn.Linear", self.heads[self.dims.index(m)])
         return own.weight, own.bias

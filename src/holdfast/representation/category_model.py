@@ -14,7 +14,7 @@ from holdfast.core.inputs import Encoded
 from holdfast.core.training import StepInfo
 from holdfast.metrics.calibration import fit_temperature
 from holdfast.metrics.training_temperature import training_temperature
-from holdfast.nn.learner import Batch, FitContext, NeuralClassifier, learner
+from holdfast.nn import Batch, FitContext, NeuralClassifier, learner
 from holdfast.nn.network import Network
 from holdfast.representation.category_modeling import GroupedCenterHead, HVCMLoss
 from holdfast.representation.ood.grouped import GroupedGaussian

@@ -251,9 +251,10 @@ class TwoStageFineTune:
         tuned = []
         for i, model in enumerate(self.featurizers):
             model = copy.deepcopy(model.model if isinstance(model, Featurizer) else model).requires_grad_(True).train()
-            if not isinstance(getattr(model, "head", None), nn.Linear):
+            head = getattr(model, "head", None)
+            if not isinstance(head, nn.Linear):
                 raise ValueError(f"featurizers[{i}] needs a linear head for the target task")
-            check_labels("y", y, model.head.out_features)
+            check_labels("y", y, head.out_features)
             result = self.fine_tune_fn(model, i)
             tuned.append(Featurizer(model if result is None else result, name=f"member {i}"))
         head = concat_heads([member.head for member in tuned], self.scale)

@@ -93,20 +93,27 @@ class AdaptiveRetriever:
 
     # -- search ----------------------------------------------------------------------------------------------------
 
-    def exact(self, q: Float[Tensor, "queries d"], k: int, dim: int | None = None) -> Neighbours:
+    def exact(
+        self, q: Float[Tensor, "queries d"] | Float[np.ndarray, "queries d"], k: int, dim: int | None = None
+    ) -> Neighbours:
         """Return the ``k`` nearest by the prefix of length ``dim`` (default: the full vector)."""
         dim = self.d if dim is None else dim
         return self.funnel(q, dim, [], [], k=k)
 
     def search(
-        self, q: Float[Tensor, "queries d"], shortlist_dim: int, rerank_dim: int, k_short: int = 200, k: int = 10
+        self,
+        q: Float[Tensor, "queries d"] | Float[np.ndarray, "queries d"],
+        shortlist_dim: int,
+        rerank_dim: int,
+        k_short: int = 200,
+        k: int = 10,
     ) -> Neighbours:
         """Shortlist ``k_short`` by ``shortlist_dim``, re-rank them by ``rerank_dim``, return the first ``k``."""
         return self.funnel(q, shortlist_dim, [rerank_dim], [k_short], k=k)
 
     def funnel(
         self,
-        q: Float[Tensor, "queries d"],
+        q: Float[Tensor, "queries d"] | Float[np.ndarray, "queries d"],
         start_dim: int,
         dims: Sequence[int],
         shortlists: Sequence[int],
@@ -241,7 +248,7 @@ class AdaptiveRetriever:
 
     # -- checks ----------------------------------------------------------------------------------------------------
 
-    def _check_queries(self, q: Tensor) -> Tensor:
+    def _check_queries(self, q: Float[Tensor, "queries d"] | Float[np.ndarray, "queries d"]) -> Tensor:
         q = torch.as_tensor(q)
         check_matrix("q", q, columns=self.d)
         check_finite("q", q)

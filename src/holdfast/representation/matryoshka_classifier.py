@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from holdfast.core.checks import check_same_length
 from holdfast.core.inputs import Encoded
 from holdfast.core.training import StepInfo
-from holdfast.nn.learner import Batch, FitContext, NeuralClassifier, learner
+from holdfast.nn import Batch, FitContext, NeuralClassifier, learner
 from holdfast.nn.matryoshka import MatryoshkaHead, check_dims, nesting_dims
 from holdfast.nn.network import Network
 from holdfast.representation.cascade import AdaptiveCascade
@@ -30,13 +30,17 @@ class _FullSizeHead(MatryoshkaHead):
         return self.logits(z, self.dims[-1])
 
 
+def _nested(network: Network) -> MatryoshkaHead:
+    return cast("MatryoshkaHead", network.head)
+
+
 class _NestedObjective(nn.Module):
     def __init__(self, weights: tuple[float, ...] | None) -> None:
         super().__init__()
         self.weights = weights
 
     def forward(self, network: Network, batch: Batch, info: StepInfo) -> Mapping[str, Tensor]:
-        head = network.head
+        head = _nested(network)
         loss = MatryoshkaLoss(PrefixCrossEntropy(head), head.dims, self.weights)
         return {"loss": loss(network.features(batch.x), batch.y)}
 
@@ -104,7 +108,7 @@ class MatryoshkaClassifier(NeuralClassifier):
     @property
     def dims_(self) -> tuple[int, ...]:
         check_is_fitted(self, "network_")
-        return self.network_.head.dims
+        return _nested(self.network_).dims
 
     def fit_cascade(self, X: Any, y: Any, grid: int = 100) -> MatryoshkaClassifier:
         """Choose the cascade's thresholds on samples that did not train the network.
@@ -146,7 +150,7 @@ class MatryoshkaClassifier(NeuralClassifier):
 
     @torch.no_grad()
     def _proba_at(self, z: Tensor, m: int) -> Tensor:
-        head = self.network_.head
+        head = _nested(self.network_)
         return head.logits(z.to(next(head.parameters()).device), m).softmax(1).cpu()
 
     def _all_probabilities(self, z: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -176,10 +176,10 @@ class DistilledRepresentation(Featurizer):
 
 
 def _features(module: nn.Module, x: Any) -> Tensor:
-    features = getattr(module, "features", None)
+    features: Callable[[Any], Tensor] | None = getattr(module, "features", None)
     return features(x) if callable(features) else module(x)
 
 
 def _logits(module: nn.Module, x: Any) -> Tensor:
-    logits = getattr(module, "logits", None)
+    logits: Callable[[Any], Tensor] | None = getattr(module, "logits", None)
     return logits(x) if callable(logits) else module(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -58,6 +58,7 @@ def probe_gain(
         for start in range(0, n - size + 1, size):
             group = slice(start, start + size)
             z, z_test = (np.concatenate([np.asarray(m) for m in f[group]], 1) for f in (features, features_test))
-            scores.append(float(np.mean(clone(probe).fit(z, y).predict(z_test) == np.asarray(y_test))))
+            fitted = cast("Any", clone(probe)).fit(z, y)
+            scores.append(float(np.mean(fitted.predict(z_test) == np.asarray(y_test))))
         out[int(size)] = float(np.mean(scores))
     return out

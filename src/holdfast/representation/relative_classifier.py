@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from holdfast.core.checks import check_choice, check_number
 from holdfast.core.inputs import Encoded
+from holdfast.nn import FitContext, NeuralClassifier, learner
 from holdfast.nn.contract import EmbeddingContract
-from holdfast.nn.learner import FitContext, NeuralClassifier, learner
 from holdfast.nn.network import Network
 from holdfast.representation.anchors import AnchorSet
 from holdfast.representation.relative import Similarity

@@ -47,7 +47,7 @@ class Featurizer(nn.Module):
 
     def forward(self, x: Any) -> Float[Tensor, "batch dim"]:
         """Return the representation."""
-        features = getattr(self.model, "features", None)
+        features: Callable[[Any], Tensor] | None = getattr(self.model, "features", None)
         return features(x) if callable(features) else self.model(x)
 
     def logits(self, x: Any) -> Float[Tensor, "batch classes"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from holdfast.core.checks import check_number
 from holdfast.core.inputs import Encoded
 from holdfast.core.random import isolated_rng, spawn_seed
 from holdfast.core.training import StepInfo, TrainResult
-from holdfast.nn.learner import Batch, EmpiricalRisk, FitContext, NeuralClassifier, learner
+from holdfast.nn import Batch, EmpiricalRisk, FitContext, NeuralClassifier, learner
 from holdfast.nn.network import Network
 from holdfast.representation.concatenation import ConcatRepresentation
 from holdfast.representation.multi_head_distillation import multi_head_distillation_loss
@@ -50,7 +51,9 @@ class _Distillation(nn.Module):
         z = network.features(batch.x)
         with torch.no_grad():
             targets = [teacher(batch.x) for teacher in self.teachers]
-        return multi_head_distillation_loss([head(z) for head in network.head.heads], targets, self.temperature)
+        return multi_head_distillation_loss(
+            [head(z) for head in cast("_TeacherHeads", network.head).heads], targets, self.temperature
+        )
 
 
 @learner

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from holdfast.core.checks import check_number
 from holdfast.core.inputs import Encoded
 from holdfast.core.training import StepInfo
+from holdfast.nn import Batch, FitContext, NeuralClassifier, learner
 from holdfast.nn.contract import EmbeddingContract
-from holdfast.nn.learner import Batch, FitContext, NeuralClassifier, learner
 from holdfast.nn.network import Network
 from holdfast.nn.simplex import FixedSimplexClassifier
 from holdfast.representation.compatibility import HOCLoss

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from holdfast.core.checks import check_number
 from holdfast.core.training import StepInfo
-from holdfast.nn.learner import Batch, FitContext, NeuralClassifier, SampleLoss, learner
+from holdfast.nn import Batch, FitContext, NeuralClassifier, SampleLoss, learner
 
 __all__ = ["DANN", "reverse_gradient"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.nn.learner import NeuralClassifier, NeuralRegressor, learner
+from holdfast.nn import NeuralClassifier, NeuralRegressor, learner
 
 __all__ = ["ERM", "ERMRegressor"]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from holdfast.core.checks import check_number
 from holdfast.core.training import StepInfo
-from holdfast.nn.learner import Batch, FitContext, NeuralClassifier, SampleLoss, learner
+from holdfast.nn import Batch, FitContext, NeuralClassifier, SampleLoss, learner
 from holdfast.shift.penalties import GroupDROLoss, IRMv1Loss, coral_penalty, vrex_penalty
 
 __all__ = ["CORAL", "IRM", "GroupDRO", "VREx"]

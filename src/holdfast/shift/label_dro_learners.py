@@ -14,7 +14,7 @@ from holdfast.core.inputs import Encoded
 from holdfast.core.training import StepInfo
 from holdfast.metrics.calibration import fit_temperature
 from holdfast.metrics.training_temperature import training_temperature
-from holdfast.nn.learner import Batch, FitContext, NeuralClassifier, learner
+from holdfast.nn import Batch, FitContext, NeuralClassifier, learner
 from holdfast.nn.network import Network
 from holdfast.shift.adaptive_label_robust import AdaptiveLDR, Solver
 from holdfast.shift.label_robust import Normalization, check_margin, check_temperature, ldr_kl, rescale

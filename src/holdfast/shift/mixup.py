@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from holdfast.core.checks import check_number
 from holdfast.core.training import StepInfo
-from holdfast.nn.learner import Batch, FitContext, NeuralClassifier, SampleLoss, learner
+from holdfast.nn import Batch, FitContext, NeuralClassifier, SampleLoss, learner
 
 __all__ = ["Mixup", "beta_sample"]
 
@@ -25,7 +25,9 @@ def beta_sample(alpha: float, n: int, generator: torch.Generator | None = None) 
     """
     check_number("alpha", alpha, low=0, open_low=True)
     # float64: for small alpha both gamma draws can underflow in float32 and leave 0/0.
-    a, b = torch._standard_gamma(torch.full((2, n), alpha, dtype=torch.float64), generator=generator)
+    shape = torch.full((2, n), alpha, dtype=torch.float64)
+    # torch.distributions, the public way to this function, takes no generator.
+    a, b = torch._standard_gamma(shape, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
     return (a / (a + b)).nan_to_num(0.5).float()
 
 
