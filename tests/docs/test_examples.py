@@ -19,7 +19,7 @@ def python_blocks(page: Path) -> str:
 def test_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = compile(python_blocks(page), str(page), "exec")
-    exec(code, {"__name__": "example"})
+    exec(code, {"__name__": "__main__"})
     assert code.co_code
 
 
