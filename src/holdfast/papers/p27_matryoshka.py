@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -80,15 +81,19 @@ def _digits(seed: int) -> _Split:
     return _Split(x, y, x_test, y_test, torch.arange(10))
 
 
+def _head(network: Network) -> MatryoshkaHead:
+    return cast("MatryoshkaHead", network.head)
+
+
 def _fit(data: _Split, setting: _Setting, dims: list[int], efficient: bool, seed: int) -> Network:
     """Train an encoder of output length ``dims[-1]`` with nested heads; one length gives the ordinary network."""
     with isolated_rng(spawn_seed(seed, "weights")):
         network = Network(setting.encoder(dims[-1]), MatryoshkaHead(dims, len(data.group), efficient))
-    loss = MatryoshkaLoss(PrefixCrossEntropy(network.head), dims)
+    loss = MatryoshkaLoss(PrefixCrossEntropy(_head(network)), dims)
     plan = BatchPlan(len(data.x), setting.batch, seed=spawn_seed(seed, "order"))
     train(
         network,
-        lambda net, batch, info: loss(net.features(batch[0]), batch[1]),
+        lambda net, batch, info: loss(cast("Network", net).features(batch[0]), batch[1]),
         Batches(plan, lambda rows: (data.x[rows], data.y[rows])),
         steps=setting.epochs * len(plan),
         lr=setting.lr,
@@ -109,8 +114,9 @@ def _embed(network: Network, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _logits(network: Network, z: Tensor, m: int) -> Tensor:
-    device = next(network.head.parameters()).device
-    return network.head.logits(z.to(device), m).cpu()
+    head = _head(network)
+    device = next(head.parameters()).device
+    return head.logits(z.to(device), m).cpu()
 
 
 def _nearest(z: Tensor, z_test: Tensor, data: _Split, m: int) -> float:
@@ -139,7 +145,8 @@ def _compare(data: _Split, setting: _Setting, seed: int) -> tuple[dict[str, floa
     cuts = {"pca": PCATruncator(dims[-1]), "random": RandomSubset(dims[-1], random_state=spawn_seed(seed, "subset"))}
     for name, cut in cuts.items():
         cut.fit(full.numpy())
-        z[name] = tuple(torch.from_numpy(cut.transform(part.numpy())) for part in (full, full_test))
+        short, short_test = (torch.from_numpy(cut.transform(part.numpy())) for part in (full, full_test))
+        z[name] = short, short_test
     for m in dims:
         z["independent"] = z[f"ff{m}"]
         z["truncated"] = (full, full_test)
@@ -264,6 +271,7 @@ PAPER = describe(
             "the cascade is within 1.5 points of the full embedding",
             _gap("cascade/accuracy", "cascade/full_accuracy"),
             at_least=-0.015,
+            note="four of five seeds are within; the thresholds are fitted on half of the test set and vary with it",
         ),
         Claim(
             "cascade-cost",
