@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from holdfast.papers.record import Scale
     from holdfast.papers.reproduce import Reproduction
 
 __all__ = ["papers", "reproduce"]
@@ -57,7 +58,8 @@ def papers(
         console.print("Nothing in the catalogue is near these words. [dim]holdfast papers[/] lists everything.")
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name, justify in (("no", "right"), ("title", "left"), ("first author", "left"), ("venue", "left")):
+    columns: dict[str, JustifyMethod] = {"no": "right", "title": "left", "first author": "left", "venue": "left"}
+    for name, justify in columns.items():
         table.add_column(name, justify=justify, overflow="fold")
     table.add_column("arXiv")
     table.add_column("code", overflow="fold")
@@ -130,12 +132,14 @@ def reproduce(
     chosen = sorted(BUILT) if every else list(numbers or [])
     if not chosen:
         raise typer.BadParameter(f"give paper numbers or --all; built are {', '.join(map(str, sorted(BUILT)))}")
+    # Running the papers refuses any other word.
+    named = cast("Scale", scale)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("starting", total=sum(len(seed_plan(n, scale, seeds)) for n in set(chosen)))
+        task = progress.add_task("starting", total=sum(len(seed_plan(n, named, seeds)) for n in set(chosen)))
         runs = run_papers(
             chosen,
-            scale,  # pyright: ignore[reportArgumentType]
+            named,
             seeds=seeds,
             first_seed=first_seed,
             workers=workers,

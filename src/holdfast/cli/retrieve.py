@@ -65,7 +65,7 @@ def index(
     z = _embeddings(embeddings)
     y = None if labels is None else _array(labels, "labels")
     check_same_length(embeddings=z, labels=y)
-    retriever = AdaptiveRetriever(z, _numbers("--dims", dims) or None, metric)  # type: ignore[arg-type]
+    retriever = AdaptiveRetriever(z, _numbers("--dims", dims) or None, metric)  # pyright: ignore[reportArgumentType]
     retriever.save(out)
     kept = out / "labels.npy"
     if y is not None:
@@ -103,7 +103,7 @@ def search(
 
     from holdfast.representation.funnel_retrieval import AdaptiveRetriever
 
-    retriever = AdaptiveRetriever.load(folder, backend=backend)  # type: ignore[arg-type]
+    retriever = AdaptiveRetriever.load(folder, backend=backend)  # pyright: ignore[reportArgumentType]
     q = _embeddings(queries)
     lengths, lists = _numbers("--dims", dims), _numbers("--funnel", funnel)
     start = lengths[0] if lengths else retriever.d

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 if TYPE_CHECKING:
     from holdfast.data import Environments
+    from holdfast.representation.probe_head import ProbeHead
 
 __all__ = ["app"]
 
@@ -43,7 +44,7 @@ def _fit(data: str, out: Path, label: str | None, environment: str | None, as_js
         "model": str(out),
         "episodes": model.n_episodes,
         "distilled": model.distill,
-        "features": int(model.network_.head.weight.shape[1]),
+        "features": int(cast("ProbeHead", model.network_.head).weight.shape[1]),
         "train": len(rest),
         "held_out": len(part),
         "held_out_accuracy": float((model.predict(part.x) == part.y).mean()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ def check_number(
         left = "(-inf" if low is None else f"{'(' if open_low else '['}{low:g}"
         right = "inf)" if high is None else f"{high:g}{')' if open_high else ']'}"
         raise ValueError(f"{name} must be in {left}, {right}, got {value}")
-    return value
+    return cast("float", value)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:

@@ -46,14 +46,14 @@ class WeightAverage:
         self.mean: list[Tensor] = [t.detach().clone() for t in self._live()]
 
     def _live(self) -> list[Tensor]:
-        return [*self._params, *(owner._buffers[name] for owner, name in self._buffers)]  # type: ignore[list-item]
+        return [*self._params, *(owner._buffers[name] for owner, name in self._buffers)]  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the module's present weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.mean, self._live(), 1 - decay)
+        torch._foreach_lerp_(self.mean, self._live(), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def swap(self) -> None:

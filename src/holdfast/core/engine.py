@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,13 @@ from holdfast.core.checks import check_choice, check_number
 from holdfast.core.ema import WeightAverage
 from holdfast.core.sharding import Unsharded, same_shape, split_like, unshard_for_good, whole
 
+if TYPE_CHECKING:
+    from lightning_fabric.wrappers import _FabricOptimizer
+
 __all__ = ["PRECISIONS", "STRATEGIES", "DirectEngine", "FabricEngine", "make_engine", "pick_device"]
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+PRECISIONS: tuple[Precision, ...] = ("32-true", "bf16-mixed", "16-mixed")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp")
 
 Loss = Callable[[nn.Module, Any, Any], "Tensor | Mapping[str, Tensor]"]
@@ -165,7 +169,7 @@ class DirectEngine:
 class FabricEngine(DirectEngine):
     """Mixed precision, or several processes, by Lightning Fabric."""
 
-    def __init__(self, device: torch.device, devices: int | list[int], precision: str, strategy: str) -> None:
+    def __init__(self, device: torch.device, devices: int | list[int], precision: Precision, strategy: str) -> None:
         from lightning_fabric import Fabric
 
         super().__init__(device)
@@ -186,7 +190,8 @@ class FabricEngine(DirectEngine):
 
     def setup_optimizer(self, optimizer: Optimizer) -> None:
         super().setup_optimizer(optimizer)
-        self.stepper = self.fabric.setup_optimizers(optimizer)
+        # One optimizer in, one out; only several come back as a tuple.
+        self.stepper = cast("_FabricOptimizer", self.fabric.setup_optimizers(optimizer))
 
     def forward(self, batch: Any, info: Any) -> Tensor | Mapping[str, Tensor]:
         return self.wrapped(_Call(batch, info))
@@ -268,11 +273,12 @@ class FabricEngine(DirectEngine):
 def _fabric_strategy(strategy: str, devices: int | list[int]) -> Any:
     if strategy != "fsdp":
         return strategy
-    from lightning_fabric.strategies import ModelParallelStrategy
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
     from torch.distributed.fsdp import fully_shard
 
     def shard(module: nn.Module, mesh: Any) -> nn.Module:
-        return fully_shard(module, mesh=mesh["data_parallel"])
+        # The module itself, of a class that is FSDPModule and its own.
+        return cast("nn.Module", fully_shard(module, mesh=mesh["data_parallel"]))
 
     count = devices if isinstance(devices, int) else len(devices)
     return ModelParallelStrategy(shard, data_parallel_size=count, tensor_parallel_size=1)
@@ -286,7 +292,7 @@ def make_engine(
     Raises:
         ValueError: for an unknown name or a combination that cannot run here.
     """
-    check_choice("precision", precision, PRECISIONS)
+    known: Precision = check_choice("precision", precision, PRECISIONS)
     check_choice("strategy", strategy, STRATEGIES)
     chosen = pick_device(device)
     if devices == "auto":
@@ -302,4 +308,4 @@ def make_engine(
         raise ValueError(f"devices={devices} needs strategy='ddp' or 'fsdp', got strategy='auto'")
     if strategy == "auto" and precision == "32-true":
         return DirectEngine(chosen)
-    return FabricEngine(chosen, devices, precision, strategy)
+    return FabricEngine(chosen, devices, known, strategy)

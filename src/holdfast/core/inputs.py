@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,9 @@ from torch import Tensor
 from holdfast.core.arrays import as_tensor
 from holdfast.core.checks import check_finite
 from holdfast.core.signature import InputKind, InputSignature
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 __all__ = ["Encoded", "InputEncoder", "input_kind"]
 
@@ -86,7 +89,7 @@ class _Graphs:
         return len(self.graphs)
 
     def __getitem__(self, index: Tensor) -> Any:
-        from torch_geometric.data import Batch  # pyright: ignore[reportMissingImports]
+        from torch_geometric.data import Batch
 
         return Batch.from_data_list([self.graphs[i] for i in index.tolist()])
 
@@ -228,13 +231,14 @@ class InputEncoder:
             raise ValueError(f"column names must be unique, but {duplicated[0]!r} appears more than once")
         numeric, categories = [], {}
         for name in x.columns:
-            column = x[name]
+            column = cast("pd.Series", x[name])
             if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
                 numeric.append(name)
             else:
                 counts = column.dropna().astype(str).value_counts()
                 categories[str(name)] = sorted(counts.index[:MAX_CATEGORIES].tolist())
-        values = np.stack([_numeric_column(x[c], str(c)) for c in numeric], 1) if numeric else np.zeros((len(x), 0))
+        columns = [_numeric_column(cast("pd.Series", x[c]), str(c)) for c in numeric]
+        values = np.stack(columns, 1) if columns else np.zeros((len(x), 0))
         seen = ~np.isnan(values)
         count = np.maximum(seen.sum(0), 1)
         median = [float(np.median(v[s])) if s.any() else 0.0 for v, s in zip(values.T, seen.T)]
@@ -322,9 +326,10 @@ def _numeric_column(column: pd.Series, name: str) -> np.ndarray:
         days = (column - pd.Timestamp("1970-01-01", tz=getattr(column.dt, "tz", None))) / pd.Timedelta(days=1)
         return days.to_numpy(dtype=np.float64, na_value=np.nan)
     try:
-        values = pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
+        values = cast("pd.Series", pd.to_numeric(column)).to_numpy(dtype=np.float64, na_value=np.nan)
     except (ValueError, TypeError) as error:
-        bad = pd.to_numeric(column, errors="coerce").isna() & column.notna()
+        numbers = cast("pd.Series", pd.to_numeric(column, errors="coerce"))
+        bad = numbers.isna() & column.notna()
         row = int(np.argmax(bad.to_numpy()))
         raise ValueError(
             f"column {name!r} was numeric in training, but row {row} holds {column.iloc[row]!r}"
@@ -352,16 +357,21 @@ def _flatten_sets(x: Sequence[Any]) -> tuple[Tensor, Tensor]:
 def _hash_ngrams(texts: list[str], n_buckets: int) -> _Bags:
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    rows = HashingVectorizer(
-        n_features=n_buckets, ngram_range=(1, 2), alternate_sign=False, norm=None, token_pattern=r"(?u)\b\w+\b"
-    ).transform(texts)
+    hashing = HashingVectorizer(
+        n_features=n_buckets,
+        ngram_range=(1, 2),
+        alternate_sign=False,
+        norm=None,  # pyright: ignore[reportArgumentType]
+        token_pattern=r"(?u)\b\w+\b",
+    )
+    rows = cast("csr_matrix", hashing.transform(texts))
     return _Bags(torch.from_numpy(rows.indices.astype(np.int64)), torch.from_numpy(rows.indptr.astype(np.int64)))
 
 
 def _tokenizer(model: str) -> Any:
     if find_spec("transformers") is None:
         raise ImportError('a transformer backbone needs: pip install "holdfast[text]"')
-    from transformers import AutoTokenizer  # pyright: ignore[reportMissingImports]
+    from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(model)
 

@@ -39,7 +39,7 @@ def split_like(value: Tensor, held: Tensor) -> Tensor:
         return value
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(value, held.device_mesh, held.placements)  # type: ignore[attr-defined]
+    return distribute_tensor(value, held.device_mesh, held.placements)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def unshard_for_good(module: nn.Module) -> None:

@@ -52,4 +52,5 @@ class InputSignature:
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> InputSignature:
         """Rebuild from :meth:`to_dict`."""
-        return cls(**{k: tuple(v) if k in _TUPLES else v for k, v in d.items()})
+        fields: dict[str, Any] = {k: tuple(v) if k in _TUPLES else v for k, v in d.items()}
+        return cls(**fields)

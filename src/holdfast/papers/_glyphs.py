@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,8 @@ from holdfast.core.batching import Batches, BatchPlan
 from holdfast.core.random import generator, isolated_rng, spawn_seed
 from holdfast.core.training import train
 from holdfast.nn.backbones import ResNet
-from holdfast.representation.funnel_retrieval import AdaptiveRetriever
+from holdfast.nn.network import Network
+from holdfast.representation.funnel_retrieval import AdaptiveRetriever, Neighbours
 from holdfast.representation.matryoshka import MatryoshkaPairLoss
 
 __all__ = ["Glyphs", "encoder", "make_glyphs", "pair_experiment", "render", "split", "wall_clock"]
@@ -139,7 +141,7 @@ def pair_experiment(glyphs: Glyphs, dims: list[int], seed: int, device: str, ste
 
 
 @torch.inference_mode()
-def wall_clock(network: nn.Module, glyphs: Glyphs, n: int, seed: int, n_queries: int = 1000) -> dict[str, float]:
+def wall_clock(network: Network, glyphs: Glyphs, n: int, seed: int, n_queries: int = 1000) -> dict[str, float]:
     """Time adaptive against exact retrieval over ``n`` fresh renders, on the network's device."""
     device = next(network.parameters()).device
     y = torch.arange(n + n_queries) % len(glyphs.group)
@@ -151,9 +153,8 @@ def wall_clock(network: nn.Module, glyphs: Glyphs, n: int, seed: int, n_queries:
     queries, retriever = z[n:], AdaptiveRetriever(z[:n])
     full = retriever.d
 
-    def clock(search) -> tuple[float, Tensor]:
-        search()
-        best, found = math.inf, None
+    def clock(search: Callable[[], Neighbours]) -> tuple[float, Tensor]:
+        best, found = math.inf, search().indices
         for _ in range(3):
             if device.type == "cuda":
                 torch.cuda.synchronize()

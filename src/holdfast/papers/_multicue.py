@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ class _Parallel(nn.Module):
     def __init__(self, n: int, width: int) -> None:
         super().__init__()
         self.trunks = nn.ModuleList(_network(width).encoder for _ in range(n))
-        self.head = nn.Linear(sum(t.out_dim for t in self.trunks), _CLASSES)
+        self.head = nn.Linear(sum(cast("ConvNet", t).out_dim for t in self.trunks), _CLASSES)
 
     def features(self, x: Tensor) -> Tensor:
         return torch.cat([trunk(x) for trunk in self.trunks], 1)
@@ -197,7 +198,7 @@ def _fine_tuned(members, targets, size: Size, seed: int, device: str) -> dict[st
 
         def tune(net: nn.Module, index: int, x=x, y=y, own=own, cue=cue) -> None:
             with isolated_rng(spawn_seed(seed, "head", cue, index)):
-                net.head.reset_parameters()
+                cast("nn.Linear", cast("Network", net).head).reset_parameters()
             own.append(_fit(net, x, y, size.fine_tune_steps, spawn_seed(seed, "tune", cue, index), device, lr=1e-3))
 
         two_stage = TwoStageFineTune(members, tune, seed=seed).fit(x, y)

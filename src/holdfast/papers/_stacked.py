@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +61,7 @@ class Stack(nn.Module):
     @classmethod
     def of(cls, networks: Sequence[Network], classes: int, seeds: Sequence[int]) -> Stack:
         """Stack networks made by :meth:`members`, each under a fresh head of ``classes`` outputs."""
-        layers = [[m for m in net.encoder if isinstance(m, nn.Linear)] for net in networks]
+        layers = [[m for m in cast("nn.Sequential", net.encoder) if isinstance(m, nn.Linear)] for net in networks]
         sizes = [layers[0][0].in_features, *(m.out_features for m in layers[0]), classes]
         stack = cls(sizes, seeds)
         with torch.no_grad():

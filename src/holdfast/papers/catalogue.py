@@ -7,11 +7,14 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from holdfast.papers.record import Claim, Paper, Scale
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 __all__ = ["BUILT", "UNDESCRIBED", "describe", "evidence", "load_paper", "papers", "search"]
 
@@ -56,7 +59,7 @@ def describe(
         known = ", ".join(map(str, sorted(_facts())))
         what = "has a number but is not described yet" if number in UNDESCRIBED else "is not in the catalogue"
         raise ValueError(f"paper {number} {what}; described are: {known}")
-    lists = {k: tuple(facts[k]) for k in ("keywords", "parts")}
+    lists: dict[str, Any] = {k: tuple(facts[k]) for k in ("keywords", "parts")}
     return Paper(**(facts | lists), experiment=experiment, claims=claims, seeds=seeds)
 
 
@@ -89,16 +92,16 @@ def evidence(number: int, scale: Scale = "small") -> dict[str, Any] | None:
 
 
 @cache
-def _index() -> tuple[Any, Any, np.ndarray, np.ndarray]:
+def _index() -> tuple[Any, Any, csr_matrix, np.ndarray]:
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import normalize
 
     texts = [" ".join([p.title, p.title, p.first_author, *p.keywords, p.summary]) for p in papers()]
     words = TfidfVectorizer(stop_words="english", sublinear_tf=True, ngram_range=(1, 2), min_df=1)
-    tfidf = words.fit_transform(texts)
+    tfidf = cast("csr_matrix", words.fit_transform(texts))
     topics = TruncatedSVD(min(24, len(texts) - 1), random_state=0)
-    return words, topics, tfidf, normalize(topics.fit_transform(tfidf))
+    return words, topics, tfidf, np.asarray(normalize(topics.fit_transform(tfidf)))
 
 
 def search(query: str, limit: int = 10) -> list[tuple[Paper, float]]:

@@ -22,6 +22,8 @@ from holdfast.representation.inner_product_search import InnerProductTable
 
 __all__ = ["AdaptiveRetriever"]
 
+Queries = Float[Tensor, "queries d"] | Float[np.ndarray, "queries d"]
+
 _FORMAT = 1
 _RERANK_FLOATS = 2_000_000
 
@@ -93,16 +95,14 @@ class AdaptiveRetriever:
 
     # -- search ----------------------------------------------------------------------------------------------------
 
-    def exact(
-        self, q: Float[Tensor, "queries d"] | Float[np.ndarray, "queries d"], k: int, dim: int | None = None
-    ) -> Neighbours:
+    def exact(self, q: Queries, k: int, dim: int | None = None) -> Neighbours:
         """Return the ``k`` nearest by the prefix of length ``dim`` (default: the full vector)."""
         dim = self.d if dim is None else dim
         return self.funnel(q, dim, [], [], k=k)
 
     def search(
         self,
-        q: Float[Tensor, "queries d"] | Float[np.ndarray, "queries d"],
+        q: Queries,
         shortlist_dim: int,
         rerank_dim: int,
         k_short: int = 200,
@@ -113,7 +113,7 @@ class AdaptiveRetriever:
 
     def funnel(
         self,
-        q: Float[Tensor, "queries d"] | Float[np.ndarray, "queries d"],
+        q: Queries,
         start_dim: int,
         dims: Sequence[int],
         shortlists: Sequence[int],
@@ -248,7 +248,7 @@ class AdaptiveRetriever:
 
     # -- checks ----------------------------------------------------------------------------------------------------
 
-    def _check_queries(self, q: Float[Tensor, "queries d"] | Float[np.ndarray, "queries d"]) -> Tensor:
+    def _check_queries(self, q: Queries) -> Tensor:
         q = torch.as_tensor(q)
         check_matrix("q", q, columns=self.d)
         check_finite("q", q)

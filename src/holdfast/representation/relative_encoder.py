@@ -38,7 +38,7 @@ def _from_parts(kind: str, parts: tuple[Tensor, ...]) -> Any:
         return parts[0]
     if kind == "tuple":
         return parts
-    from torch_geometric.data import Batch  # pyright: ignore[reportMissingImports]
+    from torch_geometric.data import Batch
 
     return Batch(**dict(zip(_GRAPH_FIELDS, parts)))
 

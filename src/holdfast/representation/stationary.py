@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -179,7 +179,7 @@ class StationaryClassifier(NeuralClassifier):
     def contract_(self) -> EmbeddingContract:
         """Size and hash of the table, which two models must share for their features to be comparable."""
         check_is_fitted(self, "network_")
-        return self.network_.head.contract  # pyright: ignore[reportReturnType]
+        return cast("_TableHead", self.network_.head).contract
 
     def _extra_state(self) -> dict[str, Any]:
         return {"known_classes": [[c, slot] for c, slot in self.known_classes_.items()], "slots": self.slots_.tolist()}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -39,6 +39,7 @@ def predict_stream(
     *,
     rows: int | None = None,
     keep: Sequence[str] = (),
+    missing: Sequence[str] = (),
     threshold: float = 0.95,
     watch: Callable[[int], None] | None = None,
 ) -> PredictionSummary:
@@ -54,6 +55,7 @@ def predict_stream(
         out: ``.csv`` or ``.parquet``; ``-`` writes CSV to the standard output.
         rows: samples in a chunk.
         keep: columns of a table to hand through.
+        missing: further texts of a table that stand for a missing value.
         threshold: distrust from which a row counts as distrusted in the summary.
         watch: called with the number of rows done.
 
@@ -71,7 +73,7 @@ def predict_stream(
     part = target.with_name(target.name + ".part")
     sink: Any = None
     try:
-        for chunk in chunks(bundle.info, data, rows=rows, keep=keep):
+        for chunk in chunks(bundle.info, data, rows=rows, keep=keep, missing=missing):
             frame = pd.concat([chunk.names, bundle.predict(chunk.x)], axis=1)
             table = pa.Table.from_pandas(frame, preserve_index=False)
             if sink is None:
@@ -80,10 +82,10 @@ def predict_stream(
                 sink = _open(sys.stdout.buffer if to_screen else part, table.schema, target.suffix)
             sink.write_table(table)
             done += len(frame)
-            _count(classes, frame["prediction"])
+            _count(classes, frame, "prediction")
             if "distrust" in frame:
-                distrusted += int((frame["distrust"] >= threshold).sum())
-                _count(nearest, frame["nearest_environment"])
+                distrusted += int((frame["distrust"].to_numpy() >= threshold).sum())
+                _count(nearest, frame, "nearest_environment")
             if watch is not None:
                 watch(done)
         if sink is None:
@@ -102,6 +104,7 @@ def _open(where: Any, schema: pa.Schema, suffix: str) -> Any:
     return pq.ParquetWriter(where, schema) if suffix == ".parquet" else pa_csv.CSVWriter(where, schema)
 
 
-def _count(counts: dict[str, int], values: pd.Series) -> None:
+def _count(counts: dict[str, int], frame: pd.DataFrame, column: str) -> None:
+    values = cast("pd.Series", frame[column])
     for name, n in values.value_counts().items():
         counts[str(name)] = counts.get(str(name), 0) + int(n)

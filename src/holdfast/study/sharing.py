@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.util import hash_pandas_object
 
 from holdfast.data import Environments
 
@@ -88,7 +89,7 @@ def _update(digest: Any, value: Any) -> None:
     if isinstance(value, pd.DataFrame):
         for column in value.columns:
             digest.update(f"{column}:{value[column].dtype}".encode())
-            digest.update(pd.util.hash_pandas_object(value[column], index=False).to_numpy().tobytes())
+            digest.update(hash_pandas_object(value[column], index=False).to_numpy().tobytes())
     elif isinstance(value, np.ndarray) and value.dtype.kind != "O":
         digest.update(f"{value.dtype.str}{value.shape}".encode())
         digest.update(np.ascontiguousarray(value))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 
 from holdfast.data import DataError, iter_images, iter_table, load_images
+from holdfast.data.errors import suggest
+from holdfast.data.readers.frames import column_names
 from holdfast.data.readers.images import IMAGE_SUFFIXES
 from holdfast.data.readers.pick import detect
 from holdfast.study.bundle import BundleInfo
@@ -27,7 +30,14 @@ class Chunk(NamedTuple):
     x: Any
 
 
-def chunks(info: BundleInfo, path: str | Path, *, rows: int | None = None, keep: Sequence[str] = ()) -> Iterator[Chunk]:
+def chunks(
+    info: BundleInfo,
+    path: str | Path,
+    *,
+    rows: int | None = None,
+    keep: Sequence[str] = (),
+    missing: Sequence[str] = (),
+) -> Iterator[Chunk]:
     """Yield the samples at ``path`` as the model of ``info`` reads them.
 
     Args:
@@ -35,6 +45,7 @@ def chunks(info: BundleInfo, path: str | Path, *, rows: int | None = None, keep:
         path: a table (CSV, Parquet), folder or manifest of images, ``.npy``, ``.npz`` or graphs.
         rows: samples in a chunk.
         keep: columns of a table to hand through, such as an identifier.
+        missing: texts that stand for a missing value, beside those the model was trained with.
 
     Raises:
         DataError: for a column that is absent, samples of another width or size, or an unreadable file.
@@ -45,6 +56,8 @@ def chunks(info: BundleInfo, path: str | Path, *, rows: int | None = None, keep:
     rows = rows or _DEFAULT_ROWS.get(info.kind, 16384)
     if keep and info.kind not in ("table", "text"):
         raise DataError(f"only columns of a table can be kept; this model reads {info.kind}")
+    if missing:
+        info = replace(info, reading=info.reading | {"missing": [*info.reading.get("missing", ()), *missing]})
     reader = {"table": _table, "text": _text, "image": _images, "vector": _arrays}.get(info.kind, _whole)
     return reader(info, path, rows, tuple(keep))
 
@@ -54,14 +67,20 @@ def _numbered(start: int, n: int, kept: pd.DataFrame | None = None) -> pd.DataFr
     return row if kept is None or kept.empty else row.join(kept.reset_index(drop=True))
 
 
-def _frames(path: Path, columns: dict[str, Any], rows: int) -> Iterator[pd.DataFrame]:
+def _frames(info: BundleInfo, path: Path, columns: dict[str, Any], rows: int) -> Iterator[pd.DataFrame]:
     """Chunks of a table with the types the model was trained on; JSON lines are streamed too, JSON is read whole."""
     if path.suffix.lower() not in (".json", ".jsonl", ".ndjson"):
-        yield from iter_table(path, columns=columns, chunk_rows=rows)
+        names = column_names(path)
+        for name in columns:
+            if name not in names:
+                role = "the model reads it" if name in info.columns else "it was asked for"
+                raise DataError(f"{path.name} has no column {name!r}, and {role}{suggest(name, names)}")
+        yield from iter_table(path, columns=columns, chunk_rows=rows, missing=info.reading.get("missing", ()))
         return
     try:
         whole = path.suffix.lower() == ".json"
-        read = pd.read_json(path, dtype=False, **({} if whole else {"lines": True, "chunksize": rows}))
+        options: dict[str, Any] = {} if whole else {"lines": True, "chunksize": rows}
+        read: Any = pd.read_json(path, dtype=False, **options)  # pyright: ignore[reportArgumentType, reportCallIssue]
         for frame in [read] if whole else read:
             for name in columns:
                 if name not in frame.columns:
@@ -79,8 +98,8 @@ def _frames(path: Path, columns: dict[str, Any], rows: int) -> Iterator[pd.DataF
 def _table(info: BundleInfo, path: Path, rows: int, keep: tuple[str, ...]) -> Iterator[Chunk]:
     columns = dict(info.columns) | {k: "text" for k in keep if k not in info.columns}
     start = 0
-    for frame in _frames(path, columns, rows):
-        yield Chunk(_numbered(start, len(frame), frame[list(keep)]), frame[list(info.columns)])
+    for frame in _frames(info, path, columns, rows):
+        yield Chunk(_numbered(start, len(frame), cast("pd.DataFrame", frame[list(keep)])), frame[list(info.columns)])
         start += len(frame)
 
 
@@ -93,9 +112,9 @@ def _text(info: BundleInfo, path: Path, rows: int, keep: tuple[str, ...]) -> Ite
             part = lines[start : start + rows]
             yield Chunk(_numbered(start, len(part)), part)
         return
-    for frame in _frames(path, {text: "text"} | dict.fromkeys(keep, "text"), rows):
+    for frame in _frames(info, path, {text: "text"} | dict.fromkeys(keep, "text"), rows):
         texts = frame[text].fillna("").astype(str).tolist()
-        yield Chunk(_numbered(start, len(frame), frame[list(keep)]), texts)
+        yield Chunk(_numbered(start, len(frame), cast("pd.DataFrame", frame[list(keep)])), texts)
         start += len(frame)
 
 
@@ -113,7 +132,7 @@ def _images(info: BundleInfo, path: Path, rows: int, keep: tuple[str, ...]) -> I
             yield Chunk(pd.DataFrame({"file": names}), x)
         return
     column = str(info.reading.get("file") or "path")
-    for frame in _frames(path, {column: "text"}, rows):
+    for frame in _frames(info, path, {column: "text"}, rows):
         files = [path.parent / f for f in frame[column]]
         x = load_images(files, size=(height, width), mode=mode)
         yield Chunk(pd.DataFrame({"file": frame[column].tolist()}), x)
