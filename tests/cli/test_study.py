@@ -78,6 +78,9 @@ def test_predictions_can_go_to_standard_output(sites):
         (["--seeds", "many"], "--seeds"),
         (["--shift", "rotaton"], "rotation"),
         (["--selection", "best"], "selection"),
+        (["--methods", ","], "methods: name at least one"),
+        (["--drop", "bb"], "did you mean 'b'"),
+        (["--size", "8"], "takes no size"),
         (["--store", "nonsense"], "store"),
         (["--data", "no/such.csv"], "nothing at"),
     ],
@@ -101,6 +104,17 @@ def test_columns_without_data_are_refused(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main()
     assert "--label: goes with --data" in capsys.readouterr().err
+
+
+def test_flags_say_how_the_data_are_read(sites, tmp_path):
+    out = ["--drop", "b", "--categorical", "a", "--missing", "?,unknown", "--limit", "90", "--hold-out", "north"]
+    done = runner.invoke(app, flags(sites, "--out", str(tmp_path / "run"), "--seeds", "100", *out, "--json"))
+    assert done.exit_code == 0, done.output
+    data = json.loads(done.stdout)["spec"]["settings"][0]["data"]
+    assert data["options"] == {"drop": ["b"], "categorical": ["a"], "missing": ["?", "unknown"]}
+    assert data["limit"] == 90
+    columns = json.loads((tmp_path / "run" / "model" / "study.json").read_text())["columns"]
+    assert columns == {"a": "text"}
 
 
 def test_a_study_file_is_overridden_by_flags(sites, tmp_path):

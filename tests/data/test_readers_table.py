@@ -275,7 +275,10 @@ def test_types_are_of_the_whole_file_not_of_its_beginning(tmp_path):
 def test_a_cell_of_the_wrong_type_is_named(tmp_path):
     p = tmp_path / "a.csv"
     p.write_text("n,c\n1,a\noops,b\n")
-    with pytest.raises(DataError, match=r"column 'n'.*'oops'"):
+    with pytest.raises(DataError, match=r"column 'n', row 1 \(line 3\): 'oops' is no number"):
+        list(iter_table(p, columns={"n": "number"}))
+    p.write_text("n,c\n" + "1,a\n" * 200_000 + "oops,b\n")
+    with pytest.raises(DataError, match=r"row 200000 \(line 200002\): 'oops'"):
         list(iter_table(p, columns={"n": "number"}))
     with pytest.raises(DataError, match="did you mean 'n'"):
         iter_table(p, columns={"N": "number"})
@@ -284,6 +287,16 @@ def test_a_cell_of_the_wrong_type_is_named(tmp_path):
     pq.write_table(pa.table({"n": ["a", "b"]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="'n' was to be numbers"):
         list(iter_table(tmp_path / "a.parquet", columns={"n": "number"}))
+
+
+def test_dates_that_a_typed_file_keeps_as_texts_are_dates_where_dates_are_wanted(tmp_path):
+    p = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"day": ["2024-01-31", None, "2024-02-01"]}), p)
+    (chunk,) = iter_table(p, columns={"day": "time"})
+    assert chunk["day"].tolist() == [pd.Timestamp("2024-01-31"), pd.NaT, pd.Timestamp("2024-02-01")]
+    pq.write_table(pa.table({"day": ["2024-01-31", "soon"]}), p)
+    with pytest.raises(DataError, match="column 'day' was to be dates but holds 'soon'"):
+        list(iter_table(p, columns={"day": "time"}))
 
 
 def test_streaming_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ def test_a_far_row_is_distrusted_and_an_unseen_category_is_read(hospitals, tmp_p
 def test_a_missing_column_is_named_and_nothing_is_left_behind(hospitals, tmp_path):
     _, _, finished = hospitals
     pd.DataFrame({"age": [1.0], "ward": ["east"]}).to_csv(tmp_path / "new.csv", index=False)
-    with pytest.raises(DataError, match="marker"):
+    with pytest.raises(DataError, match="no column 'marker', and the model reads it"):
         predict_stream(Bundle.load(finished.folder), tmp_path / "new.csv", tmp_path / "p.csv")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new.csv"]
 
@@ -110,10 +110,12 @@ def test_a_bad_cell_far_down_is_named_and_no_partial_file_stays(hospitals, tmp_p
     frame.drop(columns="label").to_csv(tmp_path / "new.csv", index=False)
     with (tmp_path / "new.csv").open("a") as file:
         file.write("p,old,1,east,north\n")
-    with pytest.raises(DataError, match="age"):
+    with pytest.raises(DataError, match=rf"column 'age', row {len(frame)} .*: 'old' is no number"):
         predict_stream(Bundle.load(finished.folder), tmp_path / "new.csv", tmp_path / "p.csv", rows=10)
     assert not (tmp_path / "p.csv").exists()
     assert not (tmp_path / "p.csv.part").exists()
+    done = predict_stream(Bundle.load(finished.folder), tmp_path / "new.csv", tmp_path / "p.csv", missing=["old"])
+    assert done.rows == len(frame) + 1
 
 
 def test_the_same_study_does_not_train_its_model_twice(hospitals):

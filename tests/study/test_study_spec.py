@@ -32,12 +32,12 @@ def test_a_written_specification_reads_back_the_same():
         ({"methods": [{"name": "vrex", "search": {"lr": {"low": 1, "high": 0.1}}}]}, "methods[0].search.lr", "exceed"),
         ({"methods": ["no_such_package:Thing"]}, "methods[0].name", "cannot import"),
         ({"methods": ["erm", "erm"]}, "methods", "appears twice"),
-        ({"data": {"path": "/no/such/file.csv"}}, "settings[0].data.path", "nothing at"),
-        ({"data": {"named": "sklearn-digit"}}, "settings[0].data.named", "sklearn-digits"),
-        ({"data": {}}, "settings[0].data", "either 'path'"),
-        ({"data": {"named": "sklearn-digits", "label": "y"}}, "settings[0].data", "go with 'path'"),
-        ({"shift": {"name": "rotate"}}, "settings[0].shift.name", "rotation"),
-        ({"shift": {"name": "rotation", "params": {"angle": 3}}}, "settings[0].shift.params.angle", "angles"),
+        ({"data": {"path": "/no/such/file.csv"}}, "data.path", "nothing at"),
+        ({"data": {"named": "sklearn-digit"}}, "data.named", "sklearn-digits"),
+        ({"data": {}}, "data", "either 'path'"),
+        ({"data": {"named": "sklearn-digits", "label": "y"}}, "data", "go with 'path'"),
+        ({"shift": {"name": "rotate"}}, "shift.name", "rotation"),
+        ({"shift": {"name": "rotation", "params": {"angle": 3}}}, "shift.params.angle", "angles"),
         ({"selection": "best"}, "selection", "'oracle'"),
         ({"seeds": 0}, "seeds", "at least one"),
         ({"seeds": [1, 1]}, "seeds", "distinct"),
@@ -52,6 +52,12 @@ def test_a_written_specification_reads_back_the_same():
         ({"params": {"colour": 1}}, "params.colour", "no method"),
         ({"name": "a/b"}, "name", "pattern"),
         ({"settings": []}, "data", "not both"),
+        ({"methods": []}, "methods", "name at least one"),
+        ({"data": {"named": "sklearn-digits", "limt": 9}}, "data.limt", "did you mean 'limit'"),
+        ({"methods": [{"name": "vrex", "parms": {}}]}, "methods[0].parms", "did you mean 'params'"),
+        ({"data": {"path": ".", "options": {"dorp": ["a"]}}}, "data.options.dorp", "did you mean 'drop'"),
+        ({"data": {"memory": True, "limit": 9}}, "data", "limit goes with"),
+        ({"data": {"named": "sklearn-digits", "limit": 0}}, "data.limit", "greater than or equal to 1"),
     ],
 )
 def test_a_wrong_field_is_named_with_a_hint(change, field, hint):
@@ -65,6 +71,18 @@ def test_every_wrong_field_is_listed_at_once():
     with pytest.raises(SpecError) as error:
         parse_spec({"data": {"named": "sklearn-digits"}, "methods": ["emr"], "seeds": 0, "selection": "x"})
     assert len(str(error.value).splitlines()) == 3
+
+
+def test_a_misspelt_field_that_is_needed_is_said_once():
+    with pytest.raises(SpecError) as error:
+        parse_spec({"data": {"named": "sklearn-digits"}, "method": ["erm"]})
+    assert str(error.value).startswith("method: there is no such field; did you mean 'methods'?")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_fields_of_one_of_several_settings_keep_its_number():
+    with pytest.raises(SpecError, match=r"^settings\[0\]\.data\.named: unknown"):
+        parse_spec({"settings": [{"data": {"named": "digts"}}], "methods": ["erm"]})
 
 
 def test_data_is_needed():

@@ -31,6 +31,19 @@ def study(
     attributes: Annotated[
         str | None, typer.Option(help="Columns never given to a model, comma-separated.", rich_help_panel=_DATA)
     ] = None,
+    drop: Annotated[str | None, typer.Option(help="Columns to leave out.", rich_help_panel=_DATA)] = None,
+    categorical: Annotated[
+        str | None, typer.Option(help="Columns whose numbers are codes.", rich_help_panel=_DATA)
+    ] = None,
+    missing: Annotated[
+        str | None, typer.Option(help="Texts that stand for a missing value.", rich_help_panel=_DATA)
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Resize images to SIZE x SIZE.", rich_help_panel=_DATA)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Read so many samples, drawn at random.", rich_help_panel=_DATA)
+    ] = None,
     shift: Annotated[
         str | None, typer.Option(help="NAME or NAME:param=value,... of a shift to make.", rich_help_panel=_DATA)
     ] = None,
@@ -71,7 +84,17 @@ def study(
     from holdfast.study.spec import SpecError, load_spec, parse_spec
 
     fields = _overrides(
-        data=_data(data, label, environment, text, attributes),
+        data=_data(
+            data,
+            _overrides(label=label, environment=environment, text=text, attributes=_maybe_names(attributes)),
+            _overrides(
+                drop=_maybe_names(drop),
+                categorical=_maybe_names(categorical),
+                missing=_maybe_names(missing),
+                size=size,
+            ),
+            limit,
+        ),
         shift=_shift(shift),
         methods=_methods(methods),
         hold_out=hold_out if hold_out in (None, "each") else _names(hold_out),
@@ -143,6 +166,7 @@ def predict(
     out: Annotated[str, typer.Option(help="A .csv or .parquet file, or - for standard output.")] = "predictions.csv",
     chunk_rows: Annotated[int | None, typer.Option(min=1, help="Samples held in memory at a time.")] = None,
     keep: Annotated[str | None, typer.Option(help="Columns of a table to hand through, comma-separated.")] = None,
+    missing: Annotated[str | None, typer.Option(help="Texts that stand for a missing value, comma-separated.")] = None,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Distrust from which a row is counted.")] = 0.95,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -165,6 +189,7 @@ def predict(
             out,
             rows=chunk_rows,
             keep=_names(keep) if keep else (),
+            missing=_names(missing) if missing else (),
             threshold=threshold,
             watch=lambda n: progress.update(task, completed=n),
         )
@@ -172,7 +197,8 @@ def predict(
         typer.echo(json.dumps(asdict(done)), err=out == "-")
         return
     console = Console(stderr=out == "-")
-    console.print(f"{done.rows:,} rows in {done.seconds:.1f} s -> {done.out}", highlight=False)
+    where = "standard output" if out == "-" else done.out
+    console.print(f"{done.rows:,} rows in {done.seconds:.1f} s -> {where}", highlight=False)
     console.print("predicted " + ", ".join(f"{c} {n:,}" for c, n in done.classes.items()), highlight=False)
     if done.distrusted is None:
         console.print(f"[yellow]no distrust score: {bundle.info.no_trust}[/yellow]")
@@ -193,25 +219,27 @@ def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _maybe_names(text: str | None) -> list[str] | None:
+    return _names(text) if text else None
+
+
 def _slug(text: str) -> str:
     kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in text).strip("._-")
     return kept or "study"
 
 
 def _data(
-    data: str | None, label: str | None, environment: str | None, text: str | None, attributes: str | None
+    data: str | None, columns: dict[str, Any], options: dict[str, Any], limit: int | None
 ) -> dict[str, Any] | None:
     from holdfast.study.spec import SpecError
 
-    columns = _overrides(
-        label=label, environment=environment, text=text, attributes=_names(attributes) if attributes else None
-    )
     if data is None:
-        if columns:
-            raise SpecError(f"--{next(iter(columns))}: goes with --data")
+        if given := columns | options | _overrides(limit=limit):
+            raise SpecError(f"--{next(iter(given))}: goes with --data")
         return None
     looks_like_path = Path(data).exists() or "/" in data or bool(Path(data).suffix) or columns
-    return {"path" if looks_like_path else "named": data} | columns
+    fields: dict[str, Any] = {"path" if looks_like_path else "named": data} | columns | _overrides(limit=limit)
+    return fields | ({"options": options} if options else {})
 
 
 def _shift(text: str | None) -> dict[str, Any] | None:
@@ -305,7 +333,7 @@ def _progress(console: Console) -> Iterator[Any]:
                 best = max(own, key=lambda m: sum(own[m]) / len(own[m]))
                 text = f"best so far {shown(best)} {sum(own[best]) / len(own[best]):.3f}"
             text += f"  {failed} failed" if failed else ""
-            changes = {"description": text} if state.cell is not None else {}
+            changes: dict[str, Any] = {"description": text} if state.cell is not None else {}
             progress.update(task, completed=state.done, total=state.total, **changes)
 
         yield watch

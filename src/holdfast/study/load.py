@@ -16,7 +16,7 @@ def reading_options(spec: DataSpec) -> dict[str, Any]:
     """Return the options of :func:`holdfast.data.read` that a data specification gives."""
     options = {"label": spec.label, "environment": spec.environment, "text": spec.text}
     given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
-    return given | ({"attributes": spec.attributes} if spec.attributes else {})
+    return given | ({"attributes": spec.attributes} if spec.attributes else {}) | spec.options
 
 
 def load_setting(setting: Setting) -> Environments:
@@ -36,6 +36,8 @@ def load_setting(setting: Setting) -> Environments:
             data = read(spec.path, **reading_options(spec))
         else:
             data = load_named(str(spec.named), **spec.options)
+        if spec.limit is not None and spec.limit < len(data):
+            data = data.split(spec.limit / len(data), seed=0)[1]
         if setting.shift is not None:
             data = apply_shift(data, setting.shift.name, seed=setting.shift.seed, **setting.shift.params)
     except (DataError, ValueError, TypeError, OSError) as error:

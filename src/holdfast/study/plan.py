@@ -91,7 +91,7 @@ def held_out_of(spec: StudySpec, info: SettingInfo) -> tuple[str, ...]:
     if len(names) < 2:
         raise SpecError(
             f"data.environment: {info.name} has one environment ({', '.join(names)}); a study holds one out and trains "
-            "on the others, so it needs at least two"
+            "on the others, so it needs at least two: name the column that tells them apart, or make them with a shift"
         )
     if spec.selection == "leave-one-out" and len(names) < 3:
         raise SpecError(

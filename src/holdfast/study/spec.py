@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -53,7 +54,11 @@ class _Strict(BaseModel):
 
 
 class DataSpec(_Strict):
-    """Where the samples come from: a file or folder of yours, a named data set with its options, or memory."""
+    """Where the samples come from: a file or folder of yours, a named data set, or memory.
+
+    ``options`` are those of the named set, or of :func:`holdfast.data.read`: columns, drop, categorical and missing
+    of a table, size of images, task.
+    """
 
     path: Path | None = None
     named: str | None = None
@@ -63,6 +68,8 @@ class DataSpec(_Strict):
     environment: str | None = None
     text: str | None = None
     attributes: tuple[str, ...] = ()
+    limit: int | None = Field(default=None, ge=1)
+    """At most so many samples, drawn once; every environment and class keeps its share."""
 
     @field_validator("path")
     @classmethod
@@ -88,8 +95,17 @@ class DataSpec(_Strict):
             raise ValueError("give either 'path' (your own file or folder) or 'named' (a data set by name)")
         if self.path is None and (self.label or self.environment or self.text or self.attributes):
             raise ValueError("label, environment, text and attributes go with 'path'; a named set takes 'options'")
-        if self.named is None and self.options:
-            raise ValueError("options go with 'named'; a path takes label, environment, text and attributes")
+        if self.memory and self.limit is not None:
+            raise ValueError("limit goes with 'path' or 'named'; of samples in memory give fewer")
+        if self.memory and self.options:
+            raise ValueError("options go with 'path' or 'named'")
+        if self.path is not None:
+            from holdfast.data import read
+
+            known = set(inspect.signature(read).parameters) - {"path", "label", "environment", "text", "attributes"}
+            for name in self.options:
+                if name not in known:
+                    raise ValueError(f"options.{name}: no reader has such an option; {suggest(name, known)}")
         return self
 
 
@@ -328,6 +344,19 @@ def _field(location: tuple[int | str, ...]) -> str:
     return text
 
 
+def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
+    """The fields that a misspelt one, nested in others, could have been."""
+    parts = [p for p in location[:-1] if isinstance(p, str)]
+    models = {
+        "settings": Setting,
+        "data": DataSpec,
+        "shift": ShiftSpec,
+        "methods": MethodSpec,
+        "executor": ExecutorSpec,
+    }
+    return sorted(next((models[p] for p in reversed(parts) if p in models), StudySpec).model_fields)
+
+
 def _spell(error: Mapping[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     field = _field(error["loc"])
@@ -335,11 +364,13 @@ def _spell(error: Mapping[str, Any]) -> str:
         message = "there is no such field"
     if error["type"] == "missing":
         message = "this field is needed"
+    if error["type"] == "too_short":
+        message = "name at least one"
     if error["type"] == "literal_error":
         message = f"must be {error['ctx']['expected']}, got {error['input']!r}"
     if not field:
         return message
-    joint = "." if message.split(":")[0].split(".")[0] in ("name", "params", "search", "address") else ": "
+    joint = "." if message.split(":")[0].split(".")[0] in ("name", "params", "search", "address", "options") else ": "
     return f"{field}{joint}{message}"
 
 
@@ -361,14 +392,19 @@ def parse_spec(fields: Mapping[str, Any], *, stored: bool = False) -> StudySpec:
         known = set(StudySpec.model_fields) | {"data", "shift"}
         lines = []
         inside = {e["loc"][0] for e in error.errors() if len(e["loc"]) > 1}
+        misspelt = [suggest(str(e["loc"][0]), known) for e in error.errors() if e["type"] == "extra_forbidden"]
         for e in error.errors():
             if e["type"] == "too_short" and e["loc"][0] in inside:
                 continue  # its entries were refused one by one
+            if e["type"] == "missing" and any(hint.startswith(f"did you mean {e['loc'][0]!r}") for hint in misspelt):
+                continue  # it is there under another name, which is refused with this one as the hint
             line = _spell(e)
-            if e["type"] == "extra_forbidden" and len(e["loc"]) == 1:
-                line += f"; {suggest(str(e['loc'][0]), known)}"
+            if e["type"] == "extra_forbidden":
+                line += f"; {suggest(str(e['loc'][-1]), known if len(e['loc']) == 1 else _fields_beside(e['loc']))}"
             elif e["type"] == "missing" and e["loc"] == ("settings",):
                 line = "data: this field is needed: a path or a named data set"
+            if isinstance(fields, Mapping) and "settings" not in fields:
+                line = line.removeprefix("settings[0].")
             if line not in lines:
                 lines.append(line)
         raise SpecError("\n".join(lines)) from None

@@ -162,8 +162,8 @@ def label_values(column: pa.ChunkedArray, source: Source, name: str, task: Task 
     many = (distinct >= 20 and distinct > 0.05 * n) or (n >= 6 and distinct > 0.5 * n)
     if task is None and many:
         raise DataError(
-            f"{at(source, name)}: {distinct} different numbers in {n} rows are probably regression targets; pass "
-            "task='regression', or task='classification' if they are classes"
+            f"{at(source, name)}: {distinct} different numbers in {n} rows are probably regression targets; bin them "
+            "into classes, or say which they are with task='regression' or task='classification'"
         )
     return values.astype(np.int64)
 

@@ -176,7 +176,12 @@ def _head(file: str | Path) -> tuple[tuple[int, int], bool]:
             grey = image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
             return ((width, height) if turned else (height, width)), grey
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as e:
-        raise DataError(f"{file} is no readable image ({e}); repair or remove it") from e
+        raise DataError(_unreadable(file, e)) from e
+
+
+def _unreadable(file: str | Path, error: Exception) -> str:
+    why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"  # that one only says the name again
+    return f"{file} is no readable image{why}; repair or remove it"
 
 
 def _decode(file: str | Path, mode: str, shape: tuple[int, int]) -> np.ndarray:
@@ -190,4 +195,4 @@ def _decode(file: str | Path, mode: str, shape: tuple[int, int]) -> np.ndarray:
                 flat = flat.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
             return np.asarray(flat)
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise DataError(f"{file} is no readable image ({e}); repair or remove it") from e
+        raise DataError(_unreadable(file, e)) from e

@@ -146,8 +146,22 @@ def _chunk_frame(table: pa.Table, columns: Mapping[str, ColumnType], source: str
         column = feature(column, at(source, name), as_text=t == "text")
         if t == "number" and is_text(column.type):
             raise DataError(f"{at(source, name)} was to be numbers but holds texts, for one {column[0].as_py()!r}")
+        if t == "time" and is_text(column.type):
+            column = _as_time(column, at(source, name))
         out[name] = column
     return pa.table(out).to_pandas()
+
+
+def _as_time(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """Read the dates that a typed file keeps as texts."""
+    for _, t in [p for p in _PARSES if p[0] == "time"]:
+        try:
+            return feature(column.cast(t), where)
+        except pa.ArrowInvalid:
+            continue
+    words = column.drop_null().to_pylist()
+    odd = next(w for w in words if not _castable(pa.array([w]), pa.timestamp("us")))
+    raise DataError(f"{where} was to be dates but holds {odd!r}; write dates as 2024-01-31")
 
 
 def _typed_csv_chunks(
@@ -172,15 +186,12 @@ def _csv_chunks(
     unique = [n or f"\0{i}" for i, n in enumerate(names)]
     read, parse, shared, bad = csv_options(unique, delimiter, encoding, missing, _BLOCK)
     convert = pa_csv.ConvertOptions(include_columns=list(types), column_types=dict(types), **shared)
-    row = 0
     try:
         with (
             pa.input_stream(str(path), compression="detect") as stream,
             pa_csv.open_csv(stream, read, parse, convert) as reader,
         ):
-            for batch in reader:
-                yield batch
-                row += batch.num_rows
+            yield from reader
     except pa.ArrowInvalid as e:
         if bad:
             raise DataError(f"{path}: a malformed row: {bad[0]}; quote values that hold {delimiter!r}") from e
@@ -189,11 +200,24 @@ def _csv_chunks(
         cell = re.search(r"column #(\d+).*invalid value '(.*)'", str(e), re.DOTALL)
         if cell:
             name = names[int(cell[1])] if int(cell[1]) < len(names) else cell[1]
+            kind = next((k for k, t in _PARSES if t == types.get(name)), "number")
+            row = _row_of(path, name, cell[2], missing, encoding)
             raise DataError(
-                f"{path.name}, column {name!r}, after row {row}: {cell[2]!r} is not of the column's type "
-                f"({types.get(name, 'number')}); correct it, or count it as missing with missing=[{cell[2]!r}]"
+                f"{at(path.name, name, row)}: {cell[2]!r} is no {'date' if kind == 'time' else kind}; correct it, or "
+                f"count it as missing with missing=[{cell[2]!r}]"
             ) from e
         raise DataError(f"{path} cannot be read: {e}") from e
+
+
+def _row_of(path: Path, name: str, cell: str, missing: Sequence[str], encoding: str) -> int | None:
+    """Return the first row whose cell is this text, in a second pass."""
+    start = 0
+    for chunk in _csv_chunks(path, {name: pa.string()}, missing, encoding):
+        for i, value in enumerate(chunk[name].to_pylist()):
+            if value is not None and value.strip() == cell.strip():
+                return start + i
+        start += chunk.num_rows
+    return None
 
 
 def _rebatched(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
