@@ -26,7 +26,7 @@ __all__ = ["MatryoshkaClassifier"]
 class _FullSizeHead(MatryoshkaHead):
     """Nested heads of which a plain call answers by the longest."""
 
-    def forward(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:  # type: ignore[override]
+    def forward(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
         return self.logits(z, self.dims[-1])
 
 

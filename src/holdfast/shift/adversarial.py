@@ -19,12 +19,12 @@ __all__ = ["DANN", "reverse_gradient"]
 
 class _ReverseGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
         ctx.scale = scale
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return -ctx.scale * gradient, None
 
 
@@ -39,7 +39,7 @@ def reverse_gradient(x: Float[Tensor, "*shape"], scale: float = 1.0) -> Float[Te
         >>> x.grad.tolist()
         [-0.5, -0.5]
     """
-    return _ReverseGradient.apply(x, scale)  # pyright: ignore[reportReturnType]
+    return _ReverseGradient.apply(x, scale)
 
 
 class _AdversarialRisk(nn.Module):

@@ -22,8 +22,8 @@ DEFAULT_STUDY: Mapping[str, Any] = {
             "hold_out": ["rotation=0", "rotation=75"],
         },
         {
-            # The colour goes with the class, nearly always in one training environment and often in the other, and against
-            # it in the environment that is held out.
+            # The colour goes with the class, nearly always in one training environment and often in the other, and
+            # against it in the environment that is held out.
             "name": "coloured-digits",
             "data": {"named": "sklearn-digits"},
             "shift": {"name": "spurious-colour", "params": {"strengths": [0.99, 0.6, 0.1]}},

@@ -47,7 +47,7 @@ class Bootstrap:
 
     def __init__(
         self,
-        correct: Mapping[str, Mapping[str, Bool[np.ndarray, "seeds samples"]]],  # pyright: ignore
+        correct: Mapping[str, Mapping[str, Bool[np.ndarray, "seeds samples"]]],
         seeds: Mapping[str, Sequence[int]],
         *,
         draws: int = 2000,
@@ -91,7 +91,7 @@ class Bootstrap:
         own = self._seeds[method]
         return list(range(len(own))) if seeds is None else [own.index(s) for s in seeds]
 
-    def _seed_weights(self, seeds: tuple[int, ...], environment: str) -> Float[np.ndarray, "draws seeds"]:  # pyright: ignore
+    def _seed_weights(self, seeds: tuple[int, ...], environment: str) -> Float[np.ndarray, "draws seeds"]:
         n = len(seeds)
         if n == 1:
             return np.ones((self._n, 1))

@@ -12,7 +12,7 @@ __all__ = ["calibration_points", "classification_scores"]
 
 
 def classification_scores(
-    p: Float[np.ndarray, "n classes"],  # pyright: ignore
+    p: Float[np.ndarray, "n classes"],
     labels: Int[np.ndarray, " n"],
 ) -> dict[str, float]:
     """Return every score of probabilities ``p`` for class codes ``labels``.
@@ -34,7 +34,7 @@ def classification_scores(
 
 
 def calibration_points(
-    p: Float[np.ndarray, "n classes"],  # pyright: ignore
+    p: Float[np.ndarray, "n classes"],
     labels: Int[np.ndarray, " n"],
     n_bins: int = 10,
 ) -> list[list[float]]:

@@ -7,7 +7,7 @@ import mmap
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -89,7 +89,9 @@ def _update(digest: Any, value: Any) -> None:
     if isinstance(value, pd.DataFrame):
         for column in value.columns:
             digest.update(f"{column}:{value[column].dtype}".encode())
-            digest.update(hash_pandas_object(value[column], index=False).to_numpy().tobytes())
+            # pandas.util looks its functions up when asked, so their types are unknown.
+            rows = cast("Any", hash_pandas_object)(value[column], index=False)
+            digest.update(rows.to_numpy().tobytes())
     elif isinstance(value, np.ndarray) and value.dtype.kind != "O":
         digest.update(f"{value.dtype.str}{value.shape}".encode())
         digest.update(np.ascontiguousarray(value))
