@@ -75,7 +75,9 @@ class Study:
         }
         self.spec: StudySpec = parse_spec({k: v for k, v in fields.items() if v is not None})
 
-    def run(self, folder: str | Path, *, watch: Callable[[Progress], None] | None = None, ship: bool = True) -> Finished:
+    def run(
+        self, folder: str | Path, *, watch: Callable[[Progress], None] | None = None, ship: bool = True
+    ) -> Finished:
         """Run what is not stored in ``folder`` yet, write the report, and save the model to ship.
 
         Args:
