@@ -98,7 +98,8 @@ def _index() -> tuple[Any, Any, csr_matrix, np.ndarray]:
     from sklearn.preprocessing import normalize
 
     texts = [" ".join([p.title, p.title, p.first_author, *p.keywords, p.summary]) for p in papers()]
-    words = TfidfVectorizer(stop_words="english", sublinear_tf=True, ngram_range=(1, 2), min_df=1)
+    # Pieces of words meet across inflections: "truncate" and "truncation", "embedding" and "embeddings".
+    words = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 6), sublinear_tf=True)
     tfidf = cast("csr_matrix", words.fit_transform(texts))
     topics = TruncatedSVD(min(24, len(texts) - 1), random_state=0)
     return words, topics, tfidf, np.asarray(normalize(topics.fit_transform(tfidf)))
@@ -107,8 +108,8 @@ def _index() -> tuple[Any, Any, csr_matrix, np.ndarray]:
 def search(query: str, limit: int = 10) -> list[tuple[Paper, float]]:
     """Return the papers nearest in meaning to ``query``, best first, with a similarity in [0, 1].
 
-    The score is the mean of the cosine in TF-IDF space (the words themselves) and in the space of its leading
-    singular vectors (latent semantic analysis: words that go together).
+    The score is the mean of the cosine in TF-IDF space (pieces of the words themselves) and in the space of its
+    leading singular vectors (latent semantic analysis: words that go together).
 
     Raises:
         ValueError: for an empty query.
@@ -117,8 +118,6 @@ def search(query: str, limit: int = 10) -> list[tuple[Paper, float]]:
         >>> search("truncate embeddings to shorter prefixes")[0][0].number
         27
     """
-    from sklearn.preprocessing import normalize
-
     if not query.strip():
         raise ValueError("the query is empty; give words to search for")
     words, topics, tfidf, documents = _index()
@@ -126,7 +125,8 @@ def search(query: str, limit: int = 10) -> list[tuple[Paper, float]]:
     if q.nnz == 0:
         return []
     literal = np.asarray((tfidf @ q.T).todense())[:, 0]
-    latent = documents @ normalize(topics.transform(q))[0]
+    # Not normalised: a query that the topics hardly cover gets little from them.
+    latent = documents @ np.asarray(topics.transform(q))[0]
     score = np.clip((literal + latent) / 2, 0, 1)
     all_papers = papers()
     order = np.argsort(-score, kind="stable")[:limit]
