@@ -130,4 +130,4 @@ def search(query: str, limit: int = 10) -> list[tuple[Paper, float]]:
     score = np.clip((literal + latent) / 2, 0, 1)
     all_papers = papers()
     order = np.argsort(-score, kind="stable")[:limit]
-    return [(all_papers[i], float(score[i])) for i in order if score[i] > 0.02]
+    return [(all_papers[i], float(score[i])) for i in order if score[i] > 0.03]
