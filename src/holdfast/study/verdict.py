@@ -72,9 +72,16 @@ def verdict(
         closest = max(compared, key=lambda r: r["difference"]["mean"]) if compared else None
         because = f"; ship {shown(baseline)}"
         if closest is not None:
+            difference = closest["difference"]
+            # The plain interval can lie above zero although the one corrected for looking at several methods does not.
+            corrected = (
+                f", too little for the best of {len(compared)} comparisons"
+                if difference["low"] > 0 and closest in repeated
+                else ""
+            )
             because = (
                 f" (the best of the others, {shown(closest['method'])}, differs by "
-                f"{_with_interval(closest['difference'], signed=True)}){because}"
+                f"{_with_interval(difference, signed=True)}{corrected}){because}"
             )
         lead = f"One seed cannot show that a method beats {shown(baseline)}" if compared and not repeated else ""
         lead = (
