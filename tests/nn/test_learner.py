@@ -150,7 +150,8 @@ def test_exported_program_gives_the_same_probabilities(kind, tmp_path):
     [
         (X, Y[:-1], {}, "inconsistent|lengths differ"),
         (X, np.zeros(120), {}, "one class"),
-        (np.where(X > 2, np.nan, X), Y, {}, "NaN"),
+        (np.where(np.arange(120)[:, None] == 3, np.nan, X), Y, {}, "row 3, column 0 holds NaN; give a pandas table"),
+        (np.where(np.arange(120)[:, None] == 3, np.inf, X), Y, {}, "row 3, column 0 holds infinity"),
         (X, np.where(np.arange(120) == 3, np.nan, 1.0), {}, "NaN"),
         (X, Y, {"backbone": "resnet"}, "resnet"),
         (X, Y, {"size": "huge"}, "size must be one of"),

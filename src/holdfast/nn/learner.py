@@ -129,9 +129,20 @@ class NeuralEstimator(Estimator):
         except (TypeError, ValueError):
             kind = "vector"
         if kind == "vector":
-            return validate_data(self, X, reset=reset, dtype=np.float32)
+            return self._check_rows(X, reset=reset)
         if not reset and self.input_.signature.kind in ("vector", "table"):
-            return validate_data(self, X, reset=False, dtype=np.float32)
+            return self._check_rows(X, reset=False)
+        return X
+
+    def _check_rows(self, X: Any, *, reset: bool) -> Float[np.ndarray, "n d"]:
+        X = validate_data(self, X, reset=reset, dtype=np.float32, ensure_all_finite=False)
+        if not np.isfinite(X).all():
+            row, column = np.argwhere(~np.isfinite(X))[0]
+            what = "NaN" if np.isnan(X[row, column]) else "infinity"
+            raise ValueError(
+                f"X must be finite, but row {row}, column {column} holds {what}; give a pandas table where values are "
+                "missing (NaN), and no infinity or number too large for 32 bits"
+            )
         return X
 
     def _make_encoder(self) -> nn.Module:

@@ -13,7 +13,9 @@ from rich.text import Text
 
 from holdfast.study.verdict import shown
 
-__all__ = ["print_summary", "setting_tables"]
+__all__ = ["UNNAMED", "print_summary", "setting_tables"]
+
+UNNAMED = "data"  # a study's only setting, where it was given no name
 
 
 def _short(value: float, digits: int, signed: bool) -> str:
@@ -49,7 +51,7 @@ def setting_tables(setting: Mapping[str, Any], *, width: int = 100, oracle: bool
     Environments that do not fit into ``width`` characters go into further tables.
     """
     baseline = setting["baseline"]
-    title = setting["name"] + (f" · {setting['shift']}" if setting["shift"] else "")
+    parts = [setting["name"] if setting["name"] != UNNAMED else "", setting["shift"]]
     mark = " · ORACLE selection (looks at test labels)" if oracle else ""
     name_width = max(len(shown(r["method"])) for r in setting["methods"]) + 3
     widths = [max(len(str(e)), 7) + 3 for e in setting["held_out"]]
@@ -67,7 +69,8 @@ def setting_tables(setting: Mapping[str, Any], *, width: int = 100, oracle: bool
             left -= w
     tables = []
     for i, group in enumerate(groups):
-        heading = f"{title} · accuracy on held-out environments, mean and 95% interval{mark}"
+        accuracy = f"accuracy on held-out environments, mean and 95% interval{mark}"
+        heading = " · ".join([*(p for p in parts if p), accuracy])
         table = Table(
             title=escape(heading) if i == 0 else None,
             title_justify="left",
