@@ -82,3 +82,9 @@ def test_papers_command_lists_and_searches():
     assert len(rows) == 47
     found = json.loads(CliRunner().invoke(app, ["papers", "relative", "anchors", "--json"]).stdout)
     assert found[0]["number"] == 14
+
+
+def test_smoke_scale_judges_nothing():
+    run = fake([0.1, 0.2], scale="smoke")
+    assert [c.verdict for c in run.claims] == [None]
+    assert run.held

@@ -1,5 +1,5 @@
 """The command line: ``holdfast --help`` lists what there is."""
 
-from holdfast.cli.main import app, main
+from holdfast.cli.main import app, main, run
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]

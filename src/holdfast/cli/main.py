@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
 
 from holdfast.cli import compat, data, ood, papers, relative, retrieve, rich_representations, study
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]
 
 app = typer.Typer(
     name="holdfast",
@@ -51,3 +52,17 @@ def main() -> None:
             raise
         typer.secho(f"error: {error}", fg="red", err=True)
         raise SystemExit(1) from error
+
+
+def run() -> None:
+    """Be the installed command: :func:`main`, and an end that nothing can spoil."""
+    try:
+        main()
+    except SystemExit as end:
+        if end.code != 1:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # After a refused file, Arrow's reader threads now and then abort an interpreter that ends while they wind
+        # down (status 134 instead of 1). Nothing is left to do, so the process ends without that.
+        os._exit(1)

@@ -87,7 +87,7 @@ def _claims_table(run: Reproduction) -> Table:
     for i, c in enumerate(run.claims):
         interval = f"{c.interval.mean:.3f} [{c.interval.low:.3f}, {c.interval.high:.3f}]"
         statement = c.claim.statement + (f"\n[dim]{c.claim.note}[/]" if c.claim.note else "")
-        verdict = f"[{_STYLE[c.verdict]}]{c.verdict}[/]"
+        verdict = f"[{_STYLE[c.verdict]}]{c.verdict}[/]" if c.verdict else "[dim]not judged[/]"
         table.add_row(statement, interval, c.claim.threshold, verdict, f"{seconds:.0f}" if i == 0 else "")
     return table
 

@@ -33,7 +33,8 @@ class ClaimResult:
     claim: Claim
     values: tuple[float, ...]
     interval: Interval
-    verdict: Verdict
+    verdict: Verdict | None
+    """``None`` at smoke scale, which decides nothing."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -66,7 +67,8 @@ class Reproduction:
         out = []
         for claim in self.paper.claims:
             values = tuple(float(claim.statistic(self.values[s])) for s in self.seeds)
-            out.append(ClaimResult(claim, values, mean_interval(values), claim.verdict(values)))
+            verdict = None if self.scale == "smoke" else claim.verdict(values)
+            out.append(ClaimResult(claim, values, mean_interval(values), verdict))
         return out
 
     @property
@@ -80,8 +82,8 @@ class Reproduction:
 
     @property
     def held(self) -> bool:
-        """Whether every claim is held."""
-        return all(c.verdict == "held" for c in self.claims)
+        """Whether every claim that was judged is held."""
+        return all(c.verdict in (None, "held") for c in self.claims)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evidence as it is written to disk."""

@@ -156,7 +156,7 @@ class IRM(NeuralClassifier):
 
     balances_environments = True
 
-    penalty: float = 10.0
+    penalty: float = 1.0
     penalty_start: float = 0.1
 
     def _make_objective(self, context: FitContext) -> nn.Module:

@@ -189,7 +189,7 @@ def environment_codes(column: pa.ChunkedArray, source: Source, name: str) -> tup
     if len(values) == 1:
         raise DataError(
             f"{at(source, name)}: one environment only, {values[0]!r} in all {len(column)} rows; at least two are "
-            "needed to see a shift: name another column, or pass environment=None to read one environment"
+            "needed to see a shift: name another column (from Python, environment=None reads one environment)"
         )
     if len(values) > 0.5 * len(column) and len(column) >= 20:
         raise DataError(
