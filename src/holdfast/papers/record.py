@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 __all__ = ["SCALES", "Claim", "Interval", "Paper", "Scale", "Values", "Verdict", "mean_interval"]
 
@@ -41,16 +39,15 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
         >>> round(i.mean, 3), round(i.low, 3), round(i.high, 3)
         (2.0, -0.484, 4.484)
     """
+    from holdfast.metrics import t_interval
+
     v = np.asarray(values, dtype=float)
     if v.size == 0:
         raise ValueError("an interval needs at least one value, got none")
     if not np.isfinite(v).all():
         raise ValueError(f"values must be finite, got {v.tolist()}")
-    mean = float(v.mean())
-    if v.size == 1:
-        return Interval(mean, -math.inf, math.inf)
-    half = float(stats.t.ppf(0.5 + confidence / 2, v.size - 1) * v.std(ddof=1) / math.sqrt(v.size))
-    return Interval(mean, mean - half, mean + half)
+    i = t_interval(v, confidence)
+    return Interval(i.estimate, i.low, i.high)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,8 @@ def _setting(
 
     def of(method: str, environment: str, seed: int) -> Outcome:
         found = records.outcome(method, environment, seed, chosen[method][environment, seed])
-        assert found is not None
+        if found is None:
+            raise LookupError(f"no stored outcome of {method} on {environment}, seed {seed}")
         return found
 
     bootstrap = Bootstrap(
