@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Literal, Self, cast, dataclass_transform
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
