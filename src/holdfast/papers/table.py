@@ -23,7 +23,7 @@ def _row(run: dict[str, Any], claim: dict[str, Any]) -> str:
     paper = load_paper(run["paper"])
     note = next((c.note for c in paper.claims if c.key == claim["key"]), "")
     interval = f"{_number(claim['mean'])} [{_number(claim['low'])}, {_number(claim['high'])}]"
-    verdict = f"**{claim['verdict']}**" + (f": {note}" if note and claim["verdict"] != "held" else "")
+    verdict = f"**{claim['verdict']}**" + (f": {note}" if note else "")
     link = f"[{paper.number}]({paper.url})"
     return f"| {link} | {claim['statement']} | {interval} | {claim['threshold']} | {len(run['seeds'])} | {verdict} |"
 
