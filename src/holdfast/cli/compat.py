@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from holdfast.cli.arrays import load_array
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -21,20 +23,6 @@ app = typer.Typer(help="Compatibility of the embeddings of successive models.", 
 @app.callback()
 def _group() -> None:
     """Keep the subcommand's name also while it is the only one."""
-
-
-def _load(path: Path) -> np.ndarray:
-    import numpy as np
-
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}")
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is not a .npy file of a plain array: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path} must hold one array, got an archive of arrays")
-    return array
 
 
 def _halves(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,12 +67,12 @@ def matrix(
     files = sorted(p for p in embeddings.glob("*.npy") if p.resolve() != labels.resolve())
     if not files:
         raise FileNotFoundError(f"{embeddings} holds no .npy file of embeddings")
-    y = _load(labels)
+    y = load_array(labels, "one array")
     if y.ndim != 1:
         raise ValueError(f"{labels} must hold labels (n,), got shape {y.shape}")
     models = []
     for path in files:
-        z = _load(path)
+        z = load_array(path, "one array")
         if z.ndim != 2 or len(z) != len(y) or z.dtype.kind not in "fiu":
             raise ValueError(f"{path} must hold embeddings of the {len(y)} samples, got {z.dtype} of shape {z.shape}")
         models.append(torch.from_numpy(z.astype(np.float32)))
@@ -92,7 +80,7 @@ def matrix(
         g, q = _halves(y, gallery_share, seed)
     else:
         mask = np.zeros(len(y), dtype=bool)
-        mask[_load(gallery)] = True
+        mask[load_array(gallery, "one array")] = True
         g, q = np.flatnonzero(mask), np.flatnonzero(~mask)
         if len(g) == 0 or len(q) == 0:
             raise ValueError(f"{gallery} leaves {len(g)} samples for the gallery and {len(q)} for queries")

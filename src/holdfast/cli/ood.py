@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from holdfast.cli.arrays import open_arrays
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -31,12 +33,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     """Read features, labels, logits and weights from .npz, or features from .npy."""
     import numpy as np
 
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is not a .npz or .npy file of plain arrays: {error}") from error
+    loaded = open_arrays(path, ".npz or .npy file of plain arrays")
     if isinstance(loaded, np.ndarray):
         return {"features": loaded}
     with loaded:

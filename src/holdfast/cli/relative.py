@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from holdfast.cli.arrays import load_array
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,15 +26,9 @@ def _embeddings(path: Path) -> Tensor:
     import numpy as np
     import torch
 
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}")
-    try:
-        z = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is not a .npy file of a plain array: {error}") from error
-    if not isinstance(z, np.ndarray) or z.ndim != 2 or z.dtype.kind not in "fiu":
-        what = f"{z.dtype} of shape {z.shape}" if isinstance(z, np.ndarray) else "an archive of arrays"
-        raise ValueError(f"{path} must hold one array of embeddings (n, d), got {what}")
+    z = load_array(path, "one array of embeddings (n, d)")
+    if z.ndim != 2 or z.dtype.kind not in "fiu":
+        raise ValueError(f"{path} must hold one array of embeddings (n, d), got {z.dtype} of shape {z.shape}")
     return torch.from_numpy(z.astype(np.float64))
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from holdfast.cli.arrays import load_array
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -25,24 +27,10 @@ def _numbers(name: str, text: str) -> list[int]:
         raise ValueError(f"{name} must be integers separated by commas, such as 16,64,256; got {text!r}") from error
 
 
-def _array(path: Path, what: str) -> np.ndarray:
-    import numpy as np
-
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}")
-    try:
-        a = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is not a .npy file of a plain array: {error}") from error
-    if not isinstance(a, np.ndarray):
-        raise ValueError(f"{path} must hold {what} as one .npy array, got an archive of arrays")
-    return a
-
-
 def _embeddings(path: Path) -> np.ndarray:
     import numpy as np
 
-    z = _array(path, "embeddings")
+    z = load_array(path, "embeddings as one .npy array")
     if z.ndim != 2 or z.dtype.kind not in "fiu":
         raise ValueError(f"{path} must hold embeddings (n, d), got {z.dtype} of shape {z.shape}")
     return z.astype(np.float32, copy=False)
@@ -63,7 +51,7 @@ def index(
     from holdfast.representation.funnel_retrieval import AdaptiveRetriever
 
     z = _embeddings(embeddings)
-    y = None if labels is None else _array(labels, "labels")
+    y = None if labels is None else load_array(labels, "labels as one .npy array")
     check_same_length(embeddings=z, labels=y)
     retriever = AdaptiveRetriever(z, _numbers("--dims", dims) or None, metric)  # pyright: ignore[reportArgumentType]
     retriever.save(out)
@@ -128,7 +116,7 @@ def search(
         "multiply_adds_exact": retriever.flops(retriever.d),
     }
     if query_labels is not None:
-        report |= _scores(folder, found.indices.numpy(), _array(query_labels, "labels"))
+        report |= _scores(folder, found.indices.numpy(), load_array(query_labels, "labels as one .npy array"))
     if compare:
         begin = time.perf_counter()
         exact = retriever.exact(q, k).indices
@@ -160,6 +148,6 @@ def _scores(folder: Path, indices: np.ndarray, labels: np.ndarray) -> dict[str, 
     if not (folder / "labels.npy").is_file():
         raise ValueError(f"{folder} was indexed without labels: index again with --labels to score")
     check_same_length(queries=indices, query_labels=labels)
-    hits = label_hits(labels, _array(folder / "labels.npy", "labels"), indices)
+    hits = label_hits(labels, load_array(folder / "labels.npy", "labels as one .npy array"), indices)
     k = indices.shape[1]
     return {"top1": top1(hits), f"precision@{k}": precision_at_k(hits), f"map@{k}": mean_average_precision(hits)}

@@ -231,7 +231,6 @@ class NeuralEstimator(Estimator):
         with isolated_rng(spawn_seed(seed, "weights")):
             network = self._make_network(self._make_encoder(), context)
             objective = self._make_objective(context)
-        self.history_ = []
         result = self._train(network, objective, encoded, targets, groups, context.steps, seed)
         self.history_, self.n_steps_, self.fit_seconds_ = result.history, result.steps, result.seconds
         return network
