@@ -1,0 +1,1 @@
+"""Diffusion models: processes, targets, networks and samplers as four different things."""

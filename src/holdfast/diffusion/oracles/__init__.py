@@ -1,0 +1,1 @@
+"""Exact denoisers of known laws: samplers are tested against them with no training."""

@@ -1,0 +1,1 @@
+"""Samplers: how a process is simulated backwards."""
