@@ -1,5 +1,5 @@
 """Metrics: accuracy under shift, calibration, detection, retrieval, similarity and invariance of
-representations, Gaussians, transport, intervals."""
+representations, generated samples, Gaussians, transport, intervals."""
 
 from holdfast.metrics.calibration import (
     ReliabilityCurve,
@@ -31,6 +31,19 @@ from holdfast.metrics.detection import (
     risk_coverage_curve,
 )
 from holdfast.metrics.gaussian import ClassGroupGaussians, aggregate_mahalanobis
+from holdfast.metrics.generation import (
+    DensityCoverage,
+    FeatureSpace,
+    GenerationScores,
+    KernelDistance,
+    PrecisionRecall,
+    density_coverage,
+    frechet_distance,
+    frechet_distance_infinity,
+    generation_scores,
+    kernel_distance,
+    precision_recall,
+)
 from holdfast.metrics.intervals import (
     Interval,
     bootstrap_interval,
@@ -67,9 +80,14 @@ from holdfast.metrics.transport import energy_distance, gaussian_w2, gaussian_w2
 
 __all__ = [
     "ClassGroupGaussians",
+    "DensityCoverage",
     "EnvironmentProbe",
+    "FeatureSpace",
+    "GenerationScores",
     "Interval",
+    "KernelDistance",
     "Neighbours",
+    "PrecisionRecall",
     "ReliabilityCurve",
     "WorstGroup",
     "accuracy",
@@ -87,6 +105,7 @@ __all__ = [
     "cknna",
     "classwise_ece",
     "cross_space_mrr",
+    "density_coverage",
     "effective_rank",
     "energy_distance",
     "environment_probe",
@@ -96,11 +115,15 @@ __all__ = [
     "feature_overlap",
     "fit_temperature",
     "fpr_at_tpr",
+    "frechet_distance",
+    "frechet_distance_infinity",
     "gaussian_w2",
     "gaussian_w2_moments",
+    "generation_scores",
     "hierarchical_bootstrap",
     "hit_at_k",
     "invariance_error",
+    "kernel_distance",
     "label_hits",
     "linear_cka",
     "macro_f1",
@@ -114,6 +137,7 @@ __all__ = [
     "ood_metrics",
     "paired_difference",
     "precision_at_k",
+    "precision_recall",
     "procrustes_distance",
     "recall_at_k",
     "relevant_counts",
