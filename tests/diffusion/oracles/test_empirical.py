@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
-from holdfast.diffusion.paths import LinearPath, VPPath
 
+from holdfast.diffusion.ddpm import DDPMSchedule
 from holdfast.diffusion.oracles.empirical import EmpiricalDenoiser
+from holdfast.diffusion.paths import LinearPath, VPPath
 
 F64 = torch.float64
 
@@ -59,7 +60,7 @@ def test_score_is_the_gradient_of_the_log_mixture(path):
     log_density = mixture.log_prob(x)
     torch.testing.assert_close(oracle.log_density(x, t), log_density)
     (gradient,) = torch.autograd.grad(log_density.sum(), x)
-    torch.testing.assert_close(oracle.score(x, t), gradient, atol=1e-8, rtol=1e-8)
+    torch.testing.assert_close(oracle.predict(x, t, target="score"), gradient, atol=1e-8, rtol=1e-8)
     (ours,) = torch.autograd.grad(oracle.log_density(x, t).sum(), x)
     torch.testing.assert_close(ours, gradient, atol=1e-8, rtol=1e-8)
 
@@ -68,10 +69,10 @@ def test_targets_agree_by_tweedie_and_the_definition_of_the_path():
     path, x, t = LinearPath(), samples(), torch.linspace(0.2, 0.9, 5, dtype=F64)
     oracle = EmpiricalDenoiser(rows(), path)
     alpha, sigma, dalpha, dsigma = (c[:, None] for c in path.coefficients(t))
-    data, noise = oracle.data(x, t), oracle.noise(x, t)
+    data, noise = oracle.data(x, t), oracle.predict(x, t, target="noise")
     torch.testing.assert_close(alpha * data + sigma * noise, x)
-    torch.testing.assert_close(x + sigma.square() * oracle.score(x, t), alpha * data)
-    torch.testing.assert_close(oracle.velocity(x, t), dalpha * data + dsigma * noise)
+    torch.testing.assert_close(x + sigma.square() * oracle.predict(x, t, target="score"), alpha * data)
+    torch.testing.assert_close(oracle.predict(x, t, target="velocity"), dalpha * data + dsigma * noise)
 
 
 def test_parts_of_any_size_and_images_give_the_same():
@@ -92,6 +93,13 @@ def test_a_class_conditions_on_its_rows_and_the_null_class_on_nothing():
         torch.testing.assert_close(found[y == c], alone.data(x, t)[y == c])
         torch.testing.assert_close(oracle.log_density(x, t, torch.full((5,), c)), alone.log_density(x, t))
     torch.testing.assert_close(found[2], oracle.data(x, t)[2])
+
+
+def test_times_in_steps_may_be_integers():
+    oracle, x = EmpiricalDenoiser(rows(), DDPMSchedule(100)), samples()
+    t = torch.tensor([0, 20, 50, 80, 99])
+    torch.testing.assert_close(oracle.predict(x, t, target="data"), oracle.data(x, t.double()))
+    torch.testing.assert_close(oracle.data(x, 50), oracle.data(x, at(50)))
 
 
 def test_rows_far_from_the_origin_lose_no_precision():
@@ -120,10 +128,10 @@ def test_bad_input_is_refused_by_name():
         EmpiricalDenoiser(torch.tensor([[0.0], [math.nan]]), path)
     with pytest.raises(ValueError, match=r"rows' shape \(3,\), got \(2,\)"):
         oracle.data(samples(5, 2), at(0.5))
-    with pytest.raises(ValueError, match="one time for each of the 5 samples"):
+    with pytest.raises(ValueError, match="one number, or one per sample"):
         oracle.data(samples(), at(0.5, 4))
     with pytest.raises(ValueError, match="target must be one of"):
-        oracle.predict(samples(), at(0.5), target="x0")
+        oracle.predict(samples(), at(0.5), target="x0")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="y needs labels"):
         oracle.data(samples(), at(0.5), torch.zeros(5, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 2\), got 0 to 3"):

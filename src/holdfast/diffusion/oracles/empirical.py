@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from holdfast.core.checks import check_choice, check_finite, check_number
-
-if TYPE_CHECKING:
-    from holdfast.diffusion.paths import Path
+from holdfast.diffusion.denoiser import as_times
+from holdfast.diffusion.paths import PREDICTIONS, Path, Prediction
 
 __all__ = ["EmpiricalDenoiser"]
-
-_TARGETS = ("velocity", "noise", "data", "score")
 
 
 class EmpiricalDenoiser(nn.Module):
@@ -55,7 +51,7 @@ class EmpiricalDenoiser(nn.Module):
         [0.0, 0.762]
     """
 
-    prediction = "data"
+    prediction: Prediction = "data"
 
     def __init__(
         self,
@@ -102,8 +98,16 @@ class EmpiricalDenoiser(nn.Module):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def null_class(self) -> int | None:
+        """The label that conditions on nothing, where there are labels."""
+        return None if self.labels is None else self.num_classes
+
     def data(
-        self, x: Float[Tensor, "batch *shape"], t: Float[Tensor, " batch"], y: Int[Tensor, " batch"] | None = None
+        self,
+        x: Float[Tensor, "batch *shape"],
+        t: float | Float[Tensor, " batch"],
+        y: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch *shape"]:
         """Return the posterior mean of the data."""
         x, t, alpha, sigma = self._enter(x, t)
@@ -116,30 +120,23 @@ class EmpiricalDenoiser(nn.Module):
         ]
         return (torch.cat(parts) + self.center).view_as(x).to(x.dtype)
 
-    def noise(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the posterior mean of the noise."""
-        return self.predict(x, t, y, target="noise")
-
-    def velocity(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the posterior mean of the velocity of the path."""
-        return self.predict(x, t, y, target="velocity")
-
-    def score(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the gradient of :meth:`log_density`."""
-        return self.predict(x, t, y, target="score")
-
-    def predict(self, x: Tensor, t: Tensor, y: Tensor | None = None, target: Any = "velocity") -> Tensor:
-        """Return the posterior mean of ``target``: ``"velocity"``, ``"noise"``, ``"data"`` or ``"score"``."""
-        check_choice("target", target, _TARGETS)
-        mean = self.data(x, t, y)
-        return mean if target == "data" else self.path.convert(mean, x, self._times(x, t), "data", target)
-
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the posterior mean of the data."""
-        return self.data(x, t, y)
+    def predict(
+        self,
+        x: Float[Tensor, "batch *shape"],
+        t: float | Float[Tensor, " batch"],
+        y: Int[Tensor, " batch"] | None = None,
+        *,
+        target: Prediction = "velocity",
+    ) -> Float[Tensor, "batch *shape"]:
+        """Return the posterior mean of ``target``; of ``"score"``, the gradient of :meth:`log_density`."""
+        check_choice("target", target, PREDICTIONS)
+        return self.path.convert(self.data(x, t, y), x, as_times(t, x), "data", target)
 
     def log_density(
-        self, x: Float[Tensor, "batch *shape"], t: Float[Tensor, " batch"], y: Int[Tensor, " batch"] | None = None
+        self,
+        x: Float[Tensor, "batch *shape"],
+        t: float | Float[Tensor, " batch"],
+        y: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " batch"]:
         r"""Return the log-density of the noised law, a mixture of Gaussians around :math:`\alpha_t x_i`.
 
@@ -152,9 +149,14 @@ class EmpiricalDenoiser(nn.Module):
         parts = []
         for u, a, s, label in zip(flat.split(size), alpha.split(size), sigma.split(size), ys.split(size)):
             scores, best = self._scores(u, a, s, label)
-            used = (scores > -torch.inf).sum(1).to(u)
+            used = torch.full_like(label, len(self.rows))
+            if self.labels is not None:
+                counts = torch.cat([torch.bincount(self.labels, minlength=self.num_classes), used[:1]])
+                used = counts[label]
             gain = (best - u.square().sum(1) / 2) / s.square()
-            parts.append(gain + scores.logsumexp(1) - used.log() - u.shape[1] * (s.log() + math.log(2 * math.pi) / 2))
+            parts.append(
+                gain + scores.logsumexp(1) - used.to(u).log() - u.shape[1] * (s.log() + math.log(2 * math.pi) / 2)
+            )
         return torch.cat(parts)
 
     def draw(self, n: int, t: float, *, generator: torch.Generator | None = None) -> Float[Tensor, "n *shape"]:
@@ -181,17 +183,11 @@ class EmpiricalDenoiser(nn.Module):
         variance = sigma[:, None].square().clamp_min(torch.finfo(sigma.dtype).tiny)
         return (gain - best) / variance, best[:, 0]
 
-    def _times(self, x: Tensor, t: Tensor) -> Tensor:
-        t = torch.as_tensor(t, device=x.device)
-        return t.expand(len(x)) if t.ndim == 0 else t
-
-    def _enter(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _enter(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"samples must have the rows' shape {self.shape}, got {tuple(x.shape[1:])}")
-        t = self._times(x, t)
-        if t.shape != (len(x),):
-            raise ValueError(f"t must hold one time for each of the {len(x)} samples, got shape {tuple(t.shape)}")
-        alpha, sigma, *_ = self.path.coefficients(t.to(self.rows.dtype) if t.is_floating_point() else t)
+        t = as_times(t, x)
+        alpha, sigma, *_ = self.path.coefficients(t.to(self.rows.dtype))
         return x, t, alpha.to(self.rows), sigma.to(self.rows)
 
     def _classes(self, y: Tensor | None, n: int) -> Tensor:
