@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from holdfast.core.random import generator
-from holdfast.representation.self_distillation import DINOLoss, EMATeacher, MultiCropWrapper, random_resized_crops
+from holdfast.nn.teacher import EMATeacher
+from holdfast.representation.self_distillation import DINOLoss, MultiCropWrapper, random_resized_crops
 
 
 def test_loss_is_the_mean_over_pairs_of_different_crops():

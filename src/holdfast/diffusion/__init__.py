@@ -1,1 +1,36 @@
 """Diffusion models: processes, targets, networks and samplers as four different things."""
+
+from holdfast.diffusion.backbones.dit import DIT_SIZES, DiT
+from holdfast.diffusion.backbones.embeddings import LabelEmbedding, TimeEmbedding, sincos_positions
+from holdfast.diffusion.backbones.transformer import ModulatedBlock, Transformer
+from holdfast.diffusion.ddpm import DDPMSchedule
+from holdfast.diffusion.denoiser import Denoiser, Output, Predictor
+from holdfast.diffusion.objective import DiffusionObjective, Term, TermContext, train_diffusion
+from holdfast.diffusion.paths import Coefficients, CosinePath, LinearPath, Path, VPPath
+from holdfast.diffusion.schedules import ExponentialDecay, Schedule, weight_at
+
+__all__ = [
+    "DIT_SIZES",
+    "Coefficients",
+    "CosinePath",
+    "DDPMSchedule",
+    "Denoiser",
+    "DiT",
+    "DiffusionObjective",
+    "ExponentialDecay",
+    "LabelEmbedding",
+    "LinearPath",
+    "ModulatedBlock",
+    "Output",
+    "Path",
+    "Predictor",
+    "Schedule",
+    "Term",
+    "TermContext",
+    "TimeEmbedding",
+    "Transformer",
+    "VPPath",
+    "sincos_positions",
+    "train_diffusion",
+    "weight_at",
+]

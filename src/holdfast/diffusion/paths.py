@@ -19,7 +19,7 @@ PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
 
 
 class Coefficients(NamedTuple):
-    r"""What a path is at a time: :math:`\alpha_t, \sigma_t` and their derivatives :math:`\dot\alpha_t, \dot\sigma_t`."""
+    r"""What a path is at a time: :math:`\alpha_t, \sigma_t` and their derivatives in time."""
 
     alpha: Float[Tensor, " batch"]
     sigma: Float[Tensor, " batch"]

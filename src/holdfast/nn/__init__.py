@@ -28,6 +28,7 @@ from holdfast.nn.objective import Batch, EmpiricalRisk, FitContext, SampleLoss
 from holdfast.nn.regressor import NeuralRegressor
 from holdfast.nn.simplex import FixedSimplexClassifier, simplex_vertices
 from holdfast.nn.standardize import Standardize
+from holdfast.nn.teacher import EMATeacher
 
 __all__ = [
     "AUTO",
@@ -39,6 +40,7 @@ __all__ = [
     "Batch",
     "ConvNet",
     "DeepSets",
+    "EMATeacher",
     "EmbeddingContract",
     "EmpiricalRisk",
     "FitContext",

@@ -16,12 +16,13 @@ from holdfast.core.random import generator, isolated_rng, spawn_seed
 from holdfast.core.training import StepInfo, train
 from holdfast.metrics.detection import ood_metrics
 from holdfast.nn.backbones import ResNet
+from holdfast.nn.teacher import EMATeacher
 from holdfast.papers._compositions import compositions
 from holdfast.papers.catalogue import describe
 from holdfast.papers.record import Claim, Scale, Values
 from holdfast.representation.category_modeling import GroupedCenterHead, HVCMLoss
 from holdfast.representation.ood import KNN, MSP, Energy, GroupedGaussian, Mahalanobis
-from holdfast.representation.self_distillation import DINOLoss, EMATeacher, MultiCropWrapper, random_resized_crops
+from holdfast.representation.self_distillation import DINOLoss, MultiCropWrapper, random_resized_crops
 
 __all__ = ["PAPER"]
 

@@ -1,5 +1,6 @@
 """Representations made to last, and what reads them."""
 
+from holdfast.nn.teacher import EMATeacher
 from holdfast.representation import ood
 from holdfast.representation.anchors import AnchorSet
 from holdfast.representation.cascade import AdaptiveCascade, CascadePrediction
@@ -38,7 +39,7 @@ from holdfast.representation.relative_classifier import RelativeClassifier
 from holdfast.representation.relative_encoder import RelativeEncoder
 from holdfast.representation.rich import Featurizer, snapshots, train_episodes
 from holdfast.representation.rich_classifier import RichClassifier
-from holdfast.representation.self_distillation import DINOLoss, EMATeacher, MultiCropWrapper, random_resized_crops
+from holdfast.representation.self_distillation import DINOLoss, MultiCropWrapper, random_resized_crops
 from holdfast.representation.space_comparison import compare_spaces, rotate_onto
 from holdfast.representation.stationary import StationaryClassifier
 from holdfast.representation.stitching import stitch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 from holdfast.core.checks import check_finite, check_number
 
-__all__ = ["DINOLoss", "EMATeacher", "MultiCropWrapper", "random_resized_crops"]
+__all__ = ["DINOLoss", "MultiCropWrapper", "random_resized_crops"]
 
 
 class DINOLoss(nn.Module):
@@ -124,70 +123,6 @@ class MultiCropWrapper(nn.Module):
             for i, part in zip(rows, out.chunk(len(rows))):
                 features[i] = part
         return self.head(torch.cat(features))
-
-
-class EMATeacher(nn.Module):
-    r"""A copy of the student that follows it: :math:`\theta_T \leftarrow m\,\theta_T + (1 - m)\,\theta_S`.
-
-    The momentum rises from its start to 1 along a cosine over ``total`` updates. Buffers, such as batch statistics,
-    are copied. The teacher never receives gradients.
-
-    Args:
-        student: copied at construction.
-        momentum: start, in [0, 1].
-        total: number of updates until the momentum is 1; ``None`` keeps it constant.
-
-    Raises:
-        ValueError: for a momentum outside [0, 1], or a student whose parameters do not match.
-
-    Source: Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020; schedule as in Caron et al., ICCV 2021.
-
-    Examples:
-        >>> import torch
-        >>> student = nn.Linear(2, 2)
-        >>> teacher = EMATeacher(student, momentum=0.5)
-        >>> before = teacher(torch.ones(1, 2))
-        >>> _ = student.weight.data.zero_(), student.bias.data.zero_()
-        >>> teacher.update(student)
-        >>> bool(torch.allclose(teacher(torch.ones(1, 2)), before / 2))
-        True
-    """
-
-    updates: Tensor
-
-    def __init__(self, student: nn.Module, momentum: float = 0.996, total: int | None = None) -> None:
-        super().__init__()
-        self.start = check_number("momentum", momentum, low=0, high=1)
-        self.total = None if total is None else check_number("total", total, low=1, integer=True)
-        self.teacher = copy.deepcopy(student).requires_grad_(False)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-
-    @property
-    def momentum(self) -> float:
-        """Momentum of the next update."""
-        if self.total is None:
-            return self.start
-        done = min(int(self.updates) / self.total, 1.0)
-        return 1 - (1 - self.start) * (math.cos(math.pi * done) + 1) / 2
-
-    @torch.no_grad()
-    def update(self, student: nn.Module) -> None:
-        """Move one step towards ``student``."""
-        ours, theirs = dict(self.teacher.named_parameters()), dict(student.named_parameters())
-        if ours.keys() != theirs.keys():
-            names = sorted(ours.keys() ^ theirs.keys())
-            raise ValueError(f"student and teacher differ in parameters: {', '.join(names[:5])}")
-        m = self.momentum
-        for name, p in ours.items():
-            p.lerp_(theirs[name].to(p.dtype), 1 - m)
-        for name, b in dict(student.named_buffers()).items():
-            self.teacher.get_buffer(name).copy_(b)
-        self.updates += 1
-
-    @torch.no_grad()
-    def forward(self, *args: Any) -> Any:
-        """The teacher's output, without gradient."""
-        return self.teacher(*args)
 
 
 def random_resized_crops(

@@ -47,6 +47,7 @@ class DiT(nn.Module):
     Source: Peebles and Xie, "Scalable diffusion models with transformers", ICCV 2023.
 
     Examples:
+        >>> import torch
         >>> net = DiT(1, 16, patch=4, width=32, depth=2, heads=4)
         >>> out = net(torch.randn(2, 1, 16, 16), torch.rand(2), taps=(1,))
         >>> out.pred.shape, out.taps[1].shape, bool(out.pred.any())
