@@ -24,6 +24,12 @@ class Output(NamedTuple):
     pred: Tensor | None
     taps: dict[int, Tensor]
 
+    def like(self, x: Tensor) -> Tensor:
+        """Return the prediction in the shape of ``x``: channels beyond (a learned variance) are left out."""
+        if self.pred is None:
+            raise ValueError("there is no prediction: the network stopped early")
+        return self.pred if self.pred.shape == x.shape else self.pred[:, : x.shape[1]]
+
 
 class Predictor(Protocol):
     """What samplers need: predictions at noisy samples of a path. Networks and exact oracles both offer it."""
@@ -121,7 +127,4 @@ class Denoiser(nn.Module):
     ) -> Float[Tensor, "batch *shape"]:
         """Return the prediction of ``target`` at ``(x, t)``."""
         t = as_times(t, x)
-        pred = self(x, t, y).pred
-        if pred.shape != x.shape:
-            pred = pred[:, : x.shape[1]]
-        return self.path.convert(pred, x, t, self.prediction, target)
+        return self.path.convert(self(x, t, y).like(x), x, t, self.prediction, target)

@@ -16,7 +16,7 @@ from holdfast.core.results import TrainResult
 from holdfast.core.steps import StepInfo
 from holdfast.core.training import train
 from holdfast.diffusion.denoiser import Denoiser, Output
-from holdfast.diffusion.paths import Path
+from holdfast.diffusion.paths import Path, Prediction
 from holdfast.diffusion.schedules import Schedule, weight_at
 from holdfast.nn.teacher import EMATeacher
 
@@ -85,9 +85,7 @@ def drop_labels(
     return torch.where(gone, null_class, y)
 
 
-def denoising_target(
-    path: Path, x0: Tensor, eps: Tensor, t: Tensor, prediction: Literal["velocity", "noise", "data", "score"]
-) -> Tensor:
+def denoising_target(path: Path, x0: Tensor, eps: Tensor, t: Tensor, prediction: Prediction) -> Tensor:
     """Return what a network with that kind of prediction should say."""
     if prediction == "velocity":
         return path.velocity(x0, eps, t)
@@ -201,7 +199,8 @@ class DiffusionObjective(nn.Module):
             for tap in term.taps:
                 if depth is not None and not 1 <= tap <= depth:
                     raise ValueError(f"term {term.name!r} reads block {tap}, the network has blocks 1 to {depth}")
-        self.path, self.prediction = denoiser.path, denoiser.prediction
+        self.path = denoiser.path
+        self.prediction: Prediction = denoiser.prediction
         self.null_class, self.class_dropout = denoiser.null_class, getattr(denoiser.network, "class_dropout", 0.0)
         self.terms = nn.ModuleList(terms)
         self.taps = tuple(sorted({tap for term in terms for tap in term.taps}))
@@ -231,8 +230,7 @@ class DiffusionObjective(nn.Module):
         total = x0.new_zeros(())
         if self.denoise:
             target = denoising_target(self.path, x0, eps, t, self.prediction)
-            pred = output.pred if output.pred.shape == x0.shape else output.pred[:, : x0.shape[1]]
-            error = (pred - target).square().flatten(1).mean(dim=1)
+            error = (output.like(x0) - target).square().flatten(1).mean(dim=1)
             if self.weighting is not None:
                 error = self.weighting(t) * error
             losses["denoising"] = total = error.mean()
