@@ -11,12 +11,23 @@ __all__ = ["ProgressBar"]
 class ProgressBar:
     """Bar with the step, the loss, steps per second and the time left, on standard error.
 
+    ``measure`` names what is watched besides; ``None`` for work that has no loss.
+
     Examples:
         >>> with ProgressBar("demo", total=2, done=0, enabled=False) as bar:
         ...     bar.tick(1, 0.5)
     """
 
-    def __init__(self, label: str, *, total: int, done: int, enabled: bool, every: float = 0.2) -> None:
+    def __init__(
+        self,
+        label: str,
+        *,
+        total: int,
+        done: int = 0,
+        enabled: bool,
+        every: float = 0.2,
+        measure: str | None = "loss",
+    ) -> None:
         self.total, self.every, self.enabled = total, every, enabled
         self._due = 0.0
         if not enabled:
@@ -25,11 +36,12 @@ class ProgressBar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._first, self._start = done, time.perf_counter()
+        watched = [] if measure is None else [TextColumn(measure + " {task.fields[loss]:.4g}")]
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4g}"),
+            *watched,
             TextColumn("{task.fields[rate]:.1f} steps/s"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
@@ -49,7 +61,7 @@ class ProgressBar:
             self._bar.refresh()
             self._bar.stop()
 
-    def tick(self, done: int, loss: float) -> None:
+    def tick(self, done: int, loss: float = float("nan")) -> None:
         """Say that ``done`` steps are done; draws only if the last drawing is long enough ago."""
         if not self.enabled:
             return
