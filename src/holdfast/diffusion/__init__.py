@@ -8,6 +8,7 @@ from holdfast.diffusion.denoiser import Denoiser, Output, Predictor
 from holdfast.diffusion.objective import DiffusionObjective, Term, TermContext, train_diffusion
 from holdfast.diffusion.paths import Coefficients, CosinePath, LinearPath, Path, VPPath
 from holdfast.diffusion.schedules import ExponentialDecay, Schedule, weight_at
+from holdfast.diffusion.self_alignment import SelfAlignmentLoss, teacher_times
 
 __all__ = [
     "DIT_SIZES",
@@ -25,12 +26,14 @@ __all__ = [
     "Path",
     "Predictor",
     "Schedule",
+    "SelfAlignmentLoss",
     "Term",
     "TermContext",
     "TimeEmbedding",
     "Transformer",
     "VPPath",
     "sincos_positions",
+    "teacher_times",
     "train_diffusion",
     "weight_at",
 ]

@@ -126,8 +126,9 @@ class TermContext:
 class Term(nn.Module):
     """A further loss beside the denoising loss. Its parameters (a projector, say) are trained along.
 
-    A subclass sets ``taps``, the blocks whose outputs it reads, and ``needs_teacher`` if it reads a trailing average
-    of the network, and computes a scalar from a :class:`TermContext` in ``forward``.
+    A subclass names the blocks whose outputs it reads, says whether it reads a trailing average of the network, and
+    computes a scalar from a :class:`TermContext` in ``forward``: or a mapping that holds it as "loss", whose other
+    entries are logged under the term's name.
 
     Args:
         name: what the loss is called in the training history.
@@ -145,7 +146,7 @@ class Term(nn.Module):
         self.name, self.weight = name, weight
         self.taps, self.needs_teacher = tuple(taps), needs_teacher
 
-    def forward(self, ctx: TermContext) -> Float[Tensor, ""]:
+    def forward(self, ctx: TermContext) -> Float[Tensor, ""] | Mapping[str, Tensor]:
         """Return the loss of a batch."""
         raise NotImplementedError
 
@@ -238,7 +239,11 @@ class DiffusionObjective(nn.Module):
             extra = {k: v for k, v in batch.items() if k not in ("x", "y")}
             ctx = TermContext(x0, eps, t, x_t, y, output, module, self.path, self.teacher, extra, info)
             for term, weight in live:
-                losses[term.name] = value = term(ctx)  # pyright: ignore[reportArgumentType]
+                value = term(ctx)
+                if isinstance(value, Mapping):
+                    losses |= {f"{term.name}/{k}": v for k, v in value.items() if k != "loss"}
+                    value = value["loss"]
+                losses[str(term.name)] = value
                 total = total + weight * value
         return {"loss": total, **{k: v.detach() for k, v in losses.items()}}
 
