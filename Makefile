@@ -36,9 +36,9 @@ lint: $(VENV)/installed-all
 docs: $(VENV)/installed-all
 	$(BIN)/mkdocs build --strict --quiet
 
-# The README's table comes from the evidence files; "make lint" in CI fails when they disagree.
+# The tables of verdicts come from the evidence files; CI fails when they disagree.
 verdicts: $(VENV)/installed
-	$(BIN)/python -m holdfast.papers.table README.md
+	$(BIN)/python -m holdfast.papers.table README.md docs/verdicts.md
 
 evidence: $(VENV)/installed
 	$(BIN)/holdfast reproduce --all --record; test $$? -eq 0 -o $$? -eq 3

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from holdfast.cli import app
 from holdfast.papers import Claim, Paper, Reproduction, describe, reproduce, write_evidence
-from holdfast.papers.table import BEGIN, END, update_readme, verdict_table
+from holdfast.papers.table import END, TABLES, update_table
 
 FACTS = describe(27)
 
@@ -46,25 +46,26 @@ def test_evidence_needs_five_seeds_and_a_real_scale(tmp_path):
         write_evidence(fake([0.7] * 5, scale="smoke"), tmp_path)
 
 
-def test_readme_table_is_generated_and_disagreement_is_seen(tmp_path):
+@pytest.mark.parametrize("begin", TABLES)
+def test_tables_are_generated_and_disagreement_is_seen(tmp_path, begin):
     write_evidence(fake([0.7, 0.72, 0.71, 0.69, 0.7]), tmp_path)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
-    assert not update_readme(readme, check=True, folder=tmp_path)
-    assert not update_readme(readme, folder=tmp_path)
-    assert update_readme(readme, check=True, folder=tmp_path)
-    assert verdict_table(tmp_path) in readme.read_text()
-    assert readme.read_text().startswith("before")
-    readme.write_text("no marks")
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{begin}\n{END}\nafter\n")
+    assert not update_table(page, check=True, folder=tmp_path)
+    assert not update_table(page, folder=tmp_path)
+    assert update_table(page, check=True, folder=tmp_path)
+    assert TABLES[begin](tmp_path) in page.read_text()
+    assert page.read_text().startswith("before")
+    page.write_text("no marks")
     with pytest.raises(ValueError, match="no place for the verdicts"):
-        update_readme(readme, folder=tmp_path)
+        update_table(page, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
     ("numbers", "options", "message"),
     [
         ([99], {}, "not in the catalogue"),
-        ([36], {}, "planned"),
+        ([38], {}, "planned"),
         ([27], {"scale": "huge"}, "scale must be one of"),
         ([27], {"seeds": 0}, "at least 1"),
         ([27], {"first_seed": -1}, "non-negative"),
