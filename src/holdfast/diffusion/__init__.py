@@ -9,6 +9,7 @@ from holdfast.diffusion.objective import DiffusionObjective, Term, TermContext, 
 from holdfast.diffusion.paths import Coefficients, CosinePath, LinearPath, Path, VPPath
 from holdfast.diffusion.schedules import ExponentialDecay, Schedule, weight_at
 from holdfast.diffusion.self_alignment import SelfAlignmentLoss, teacher_times
+from holdfast.diffusion.token_times import TokenTimeGroups
 
 __all__ = [
     "DIT_SIZES",
@@ -30,6 +31,7 @@ __all__ = [
     "Term",
     "TermContext",
     "TimeEmbedding",
+    "TokenTimeGroups",
     "Transformer",
     "VPPath",
     "sincos_positions",

@@ -101,15 +101,20 @@ class Denoiser(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch *shape"],
-        t: float | Float[Tensor, " batch"],
+        t: float | Float[Tensor, " batch"] | Float[Tensor, "batch tokens"],
         y: Int[Tensor, " batch"] | None = None,
         *,
         taps: Sequence[int] = (),
         stop_at: int | None = None,
+        groups: Int[Tensor, "batch tokens"] | None = None,
     ) -> Output:
-        """Return the network's own prediction, and the outputs of the blocks in ``taps``."""
-        t = as_times(t, x)
-        options: dict[str, Any] = {}
+        """Return the network's own prediction, and the outputs of the blocks in ``taps``.
+
+        Times per token, and ``groups`` of tokens that do not see each other, are for networks that take them.
+        """
+        if not (isinstance(t, Tensor) and t.ndim == 2):
+            t = as_times(t, x)
+        options: dict[str, Any] = {} if groups is None else {"groups": groups}
         if taps:
             options["taps"] = taps
         if stop_at is not None:

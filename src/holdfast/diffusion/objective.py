@@ -18,6 +18,7 @@ from holdfast.core.training import train
 from holdfast.diffusion.denoiser import Denoiser, Output
 from holdfast.diffusion.paths import Path, Prediction
 from holdfast.diffusion.schedules import Schedule, weight_at
+from holdfast.diffusion.token_times import TokenTimeGroups, pixel_times
 from holdfast.nn.teacher import EMATeacher
 
 __all__ = [
@@ -101,7 +102,7 @@ class TermContext:
     """What a term of the objective sees of a step.
 
     Attributes:
-        x0, eps, t, x_t: data, noise, times, noised data.
+        x0, eps, t, x_t: data, noise, times (one per sample, or per token where tokens have their own), noised data.
         y: labels as the network saw them, after dropout; ``None`` without labels.
         output: prediction and taps of the network.
         denoiser: the network being trained (the student).
@@ -121,6 +122,13 @@ class TermContext:
     teacher: EMATeacher | None
     extra: Mapping[str, Tensor]
     info: StepInfo
+    patch: int = 1
+    grid: tuple[int, int] = (1, 1)
+    groups: Tensor | None = None
+
+    def noised(self, t: Tensor) -> Tensor:
+        """Return the same data with the same noise at other times, shaped as ``t`` of the step."""
+        return self.path.noise(self.x0, self.eps, t if t.ndim == 1 else pixel_times(t, self.grid, self.patch))
 
 
 class Term(nn.Module):
@@ -167,6 +175,8 @@ class DiffusionObjective(nn.Module):
         denoise: leave the denoising loss out with ``False`` (a warm-up that only aligns features).
         time: noise every sample at this time instead of a drawn one.
         stop_at: run the network up to this block only; needs ``denoise=False``.
+        token_groups: noise two groups of an image's tokens differently, see
+            :class:`holdfast.diffusion.token_times.TokenTimeGroups`; for networks over patches.
         teacher_decay: momentum of the trailing average, with the usual warm-up; used where a term needs it.
 
     Batches are mappings with "x", optionally "y", and whatever the terms read.
@@ -185,6 +195,7 @@ class DiffusionObjective(nn.Module):
         denoise: bool = True,
         time: float | None = None,
         stop_at: int | None = None,
+        token_groups: TokenTimeGroups | None = None,
         teacher_decay: float = 0.9999,
     ) -> None:
         super().__init__()
@@ -209,6 +220,14 @@ class DiffusionObjective(nn.Module):
         self.weighting, self.denoise, self.time, self.stop_at = weighting, denoise, time, stop_at
         if time is not None:
             self.path.check(torch.tensor([float(time)]))
+        self.token_groups = token_groups
+        self.patch = getattr(denoiser.network, "patch", 1)
+        self.grid: tuple[int, int] = getattr(denoiser.network, "grid", (1, 1))
+        if token_groups is not None:
+            if not hasattr(denoiser.network, "patch"):
+                raise ValueError("token_groups needs a network over patches, such as DiT")
+            if time is not None or weighting is not None:
+                raise ValueError("token_groups draws a time per token; it goes with neither time nor weighting")
         needs_teacher = any(term.needs_teacher for term in terms)
         self.teacher = EMATeacher(denoiser, teacher_decay, warmup=True, evaluate=True) if needs_teacher else None
 
@@ -222,22 +241,30 @@ class DiffusionObjective(nn.Module):
         if self.teacher is not None and info.step > int(self.teacher.updates):
             # The weights that the step before this one left are averaged in now: the same as right after it.
             self.teacher.update(getattr(module, "module", module))
-        x_t = self.path.noise(x0, eps, t)
+        groups, pixels = None, t
+        if self.token_groups is not None:
+            groups = self.token_groups.draw(len(x0), self.grid[0] * self.grid[1], rng, x0.device)
+            t = torch.where(groups == 1, self._times(x0, rng)[:, None], t[:, None])
+            pixels = pixel_times(t, self.grid, self.patch)
+            groups = groups if self.token_groups.separate else None
+        x_t = self.path.noise(x0, eps, pixels)
+        options = {} if groups is None else {"groups": groups}
         weights = [weight_at(term.weight, info.step) for term in self.terms]  # pyright: ignore[reportArgumentType]
         live = [(term, w) for term, w in zip(self.terms, weights) if w]
         taps = tuple(sorted({tap for term, _ in live for tap in term.taps}))  # pyright: ignore[reportGeneralTypeIssues]
-        output: Output = module(x_t, t, y, taps=taps, stop_at=self.stop_at)
+        output: Output = module(x_t, t, y, taps=taps, stop_at=self.stop_at, **options)
         losses: dict[str, Tensor] = {}
         total = x0.new_zeros(())
         if self.denoise:
-            target = denoising_target(self.path, x0, eps, t, self.prediction)
+            target = denoising_target(self.path, x0, eps, pixels, self.prediction)
             error = (output.like(x0) - target).square().flatten(1).mean(dim=1)
             if self.weighting is not None:
                 error = self.weighting(t) * error
             losses["denoising"] = total = error.mean()
         if live:
             extra = {k: v for k, v in batch.items() if k not in ("x", "y")}
-            ctx = TermContext(x0, eps, t, x_t, y, output, module, self.path, self.teacher, extra, info)
+            places = (self.patch, self.grid, groups)
+            ctx = TermContext(x0, eps, t, x_t, y, output, module, self.path, self.teacher, extra, info, *places)
             for term, weight in live:
                 value = term(ctx)
                 if isinstance(value, Mapping):

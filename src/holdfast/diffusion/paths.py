@@ -36,14 +36,17 @@ class Posterior(NamedTuple):
 
 
 def _over(c: Tensor, x: Tensor) -> Tensor:
-    """One coefficient per sample, shaped to multiply a batch."""
-    return c.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    """One coefficient per sample, shaped to multiply a batch; those that have all axes of the batch stay."""
+    c = c.to(x.dtype)
+    return c if c.ndim == x.ndim else c.reshape(-1, *[1] * (x.ndim - 1))
 
 
 class Path(ABC):
     r"""A Gaussian path :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon` with :math:`\epsilon \sim N(0, I)`.
 
     ``t_min`` is the time of data and ``t_max`` that of noise; a ``discrete`` path is trained on whole times only.
+    Times are one per sample, or have the axes of ``x`` (lengths may be 1), so that parts of a sample may be noised
+    differently.
 
     Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic interpolants", 2023; Ma et al., "SiT", ECCV 2024.
     """

@@ -22,13 +22,13 @@ Gap = Literal["dynamic", "fixed"]
 
 
 def teacher_times(
-    t: Float[Tensor, " batch"],
+    t: Float[Tensor, "batch *tokens"],
     max_gap: float,
     *,
     gap: Gap = "dynamic",
     path: Path | None = None,
     generator: torch.Generator | None = None,
-) -> Float[Tensor, " batch"]:
+) -> Float[Tensor, "batch *tokens"]:
     r"""Times of the teacher, nearer to the data than those of the student: :math:`t' = \max(t - d, t_{\min})`.
 
     On a continuous path :math:`d \sim U(0, d_{\max})` per sample, in units of the path's length; on a discrete one
@@ -36,7 +36,7 @@ def teacher_times(
     the largest :math:`d` always.
 
     Args:
-        t: times of the student.
+        t: times of the student; where tokens have their own, all of a sample get one gap.
         max_gap: largest gap, in [0, 1) of the path's length.
         gap: "dynamic" or "fixed".
         path: default a linear one.
@@ -55,14 +55,15 @@ def teacher_times(
     check_number("max_gap", max_gap, low=0, high=1, open_high=True)
     check_choice("gap", gap, ("dynamic", "fixed"))
     length = path.t_max - path.t_min + (1 if path.discrete else 0)
+    shape = (len(t), *[1] * (t.ndim - 1))
     if path.discrete:
         levels = max(1, int(max_gap * length))
         if gap == "fixed":
-            d = torch.full_like(t, float(levels - 1))
+            d = t.new_full(shape, float(levels - 1))
         else:
-            d = torch.randint(levels, t.shape, generator=generator, device=t.device).to(t.dtype)
+            d = torch.randint(levels, shape, generator=generator, device=t.device).to(t.dtype)
         return torch.minimum(t, (t - d).clamp(min=path.t_min + 1))
-    share = torch.ones_like(t) if gap == "fixed" else torch.rand(t.shape, generator=generator, device=t.device)
+    share = t.new_ones(shape) if gap == "fixed" else torch.rand(shape, generator=generator, device=t.device)
     return (t - max_gap * length * share).clamp(min=path.t_min)
 
 
@@ -183,8 +184,8 @@ class SelfAlignmentLoss(Term):
         if ctx.teacher is None:
             raise ValueError("self-alignment needs the trailing average of the network, and none is registered")
         t = teacher_times(ctx.t, self.max_gap, gap=self.gap, path=ctx.path, generator=ctx.info.generator)
-        x = ctx.path.noise(ctx.x0, ctx.eps, t)
-        taps = ctx.teacher(x, t, ctx.y, taps=(self.teacher_block,), stop_at=self.teacher_block).taps
+        block, options = self.teacher_block, {} if ctx.groups is None else {"groups": ctx.groups}
+        taps = ctx.teacher(ctx.noised(t), t, ctx.y, taps=(block,), stop_at=block, **options).taps
         return taps[self.teacher_block], t
 
     def forward(self, ctx: TermContext) -> dict[str, Tensor]:

@@ -83,12 +83,13 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "batch queries dim"],
         context: Float[Tensor, "batch keys dim"] | None = None,
-        mask: Bool[Tensor, "batch keys"] | None = None,
+        mask: Bool[Tensor, "batch keys"] | Bool[Tensor, "batch queries keys"] | None = None,
         rotary: Rotation | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
         """Return one vector per query; without ``context`` the queries attend to themselves.
 
-        ``rotary`` turns queries and keys by their positions (see :func:`rotary_positions`), for self-attention.
+        ``mask`` has one entry per key, or one per pair of query and key. ``rotary`` turns queries and keys by their
+        positions (see :func:`rotary_positions`), for self-attention.
         """
         context = x if context is None else context
         q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -100,10 +101,10 @@ class Attention(nn.Module):
         if mask is None:
             mixed = F.scaled_dot_product_attention(q, k, v)
         else:
-            some = mask.any(dim=1)
-            allowed = (mask | ~some[:, None])[:, None, None, :]
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-            mixed = torch.where(some[:, None, None, None], mixed, torch.zeros_like(mixed))
+            pairs = mask[:, None] if mask.ndim == 2 else mask
+            some = pairs.any(dim=-1, keepdim=True)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=(pairs | ~some)[:, None])
+            mixed = torch.where(some[:, None], mixed, torch.zeros_like(mixed))
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
@@ -133,7 +134,7 @@ class TransformerBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch tokens dim"],
-        mask: Bool[Tensor, "batch tokens"] | None = None,
+        mask: Bool[Tensor, "batch tokens"] | Bool[Tensor, "batch tokens tokens"] | None = None,
         rotary: Rotation | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         """Return the mixed tokens; tokens where ``mask`` is false are not attended to."""

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from holdfast.core.checks import check_number
 from holdfast.diffusion.backbones.embeddings import LabelEmbedding, TimeEmbedding, sincos_positions
-from holdfast.diffusion.backbones.transformer import Transformer, check_taps, modulate
+from holdfast.diffusion.backbones.transformer import Condition, Transformer, check_taps, modulate
 from holdfast.diffusion.denoiser import Output
 
 __all__ = ["DIT_SIZES", "DiT"]
+
+Times = Float[Tensor, " batch"] | Float[Tensor, "batch tokens"]
 
 DIT_SIZES: dict[str, tuple[int, int, int]] = {
     "S": (384, 12, 6),
@@ -123,16 +125,17 @@ class DiT(nn.Module):
         """The label that stands for no class."""
         return self.num_classes
 
-    def condition(self, t: Float[Tensor, " batch"], y: Int[Tensor, " batch"] | None) -> Float[Tensor, "batch width"]:
-        """Return the vector of time and class that modulates every block."""
-        c = self.time(t)
+    def condition(self, t: Times, y: Int[Tensor, " batch"] | None) -> Condition:
+        """Return the vector of time and class that modulates every block: one per sample, or one per token."""
+        c = self.time(t.flatten()).unflatten(0, t.shape)
         if self.label is None:
             if y is not None:
                 raise ValueError("this model takes no labels: it was made with num_classes=0")
             return c
         if y is None:
             raise ValueError(f"this model needs labels: one in [0, {self.num_classes}) per sample, or the null class")
-        return c + self.label(y)
+        label = self.label(y)
+        return c + (label if c.ndim == 2 else label[:, None])
 
     def tokens(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens width"]:
         """Return the patches' embeddings with their positions: what the first block reads."""
@@ -145,16 +148,21 @@ class DiT(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch channels height width"],
-        t: Float[Tensor, " batch"],
+        t: Times,
         y: Int[Tensor, " batch"] | None = None,
         *,
         taps: Sequence[int] = (),
         stop_at: int | None = None,
+        groups: Int[Tensor, "batch tokens"] | None = None,
     ) -> Output:
-        """Return the prediction, ``None`` after an early exit, and the outputs of the blocks in ``taps``."""
+        """Return the prediction, ``None`` after an early exit, and the outputs of the blocks in ``taps``.
+
+        ``t`` is one time per sample, or one per token. With ``groups`` a token attends to those of its group only.
+        """
         check_taps(taps, stop_at, self.depth)
         c = self.condition(t, y)
-        h, found = self.blocks(self.tokens(x), c, taps=taps, stop_at=stop_at)
+        mask = None if groups is None else groups[:, :, None] == groups[:, None, :]
+        h, found = self.blocks(self.tokens(x), c, taps=taps, stop_at=stop_at, mask=mask)
         if h is None:
             return Output(None, found)
         shift, scale = self.modulation(c).chunk(2, dim=-1)

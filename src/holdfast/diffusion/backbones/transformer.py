@@ -11,14 +11,21 @@ from torch import Tensor, nn
 from holdfast.core.checks import check_number
 from holdfast.nn.attention import Attention, Rotation, TransformerBlock, rotary_positions
 
-__all__ = ["ModulatedBlock", "Transformer", "check_taps", "modulate"]
+__all__ = ["Condition", "ModulatedBlock", "Transformer", "check_taps", "modulate", "per_token"]
 
 
-def modulate(
-    x: Float[Tensor, "batch tokens dim"], shift: Float[Tensor, "batch dim"], scale: Float[Tensor, "batch dim"]
-) -> Float[Tensor, "batch tokens dim"]:
-    """Return ``x (1 + scale) + shift``, with one shift and one scale per sample."""
-    return torch.addcmul(shift[:, None], x, 1 + scale[:, None])
+Condition = Float[Tensor, "batch dim"] | Float[Tensor, "batch tokens dim"]
+"""One vector per sample, or one per token."""
+
+
+def per_token(c: Condition) -> Float[Tensor, "batch tokens dim"]:
+    """Return ``c`` with an axis for tokens, of length 1 where all tokens share it."""
+    return c[:, None] if c.ndim == 2 else c
+
+
+def modulate(x: Float[Tensor, "batch tokens dim"], shift: Condition, scale: Condition) -> Tensor:
+    """Return ``x (1 + scale) + shift``."""
+    return torch.addcmul(per_token(shift), x, 1 + per_token(scale))
 
 
 def check_taps(taps: Sequence[int], stop_at: int | None, depth: int) -> None:
@@ -61,15 +68,15 @@ class ModulatedBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch tokens dim"],
-        condition: Float[Tensor, "batch dim"],
-        mask: Bool[Tensor, "batch tokens"] | None = None,
+        condition: Condition,
+        mask: Bool[Tensor, "batch tokens"] | Bool[Tensor, "batch tokens tokens"] | None = None,
         rotary: Rotation | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         """Return the mixed tokens; tokens where ``mask`` is false are not attended to."""
         b1, s1, g1, b2, s2, g2 = self.modulation(condition).chunk(6, dim=-1)
         mixed = self.attention(modulate(self.attention_norm(x), b1, s1), mask=mask, rotary=rotary)
-        x = torch.addcmul(x, g1[:, None], mixed)
-        return torch.addcmul(x, g2[:, None], self.mlp(modulate(self.mlp_norm(x), b2, s2)))
+        x = torch.addcmul(x, per_token(g1), mixed)
+        return torch.addcmul(x, per_token(g2), self.mlp(modulate(self.mlp_norm(x), b2, s2)))
 
 
 class Transformer(nn.Module):
@@ -127,17 +134,17 @@ class Transformer(nn.Module):
     def forward(
         self,
         h: Float[Tensor, "batch tokens width"],
-        condition: Float[Tensor, "batch width"] | None = None,
+        condition: Condition | None = None,
         *,
         taps: Sequence[int] = (),
         stop_at: int | None = None,
-        mask: Bool[Tensor, "batch tokens"] | None = None,
+        mask: Bool[Tensor, "batch tokens"] | Bool[Tensor, "batch tokens tokens"] | None = None,
     ) -> tuple[Float[Tensor, "batch tokens width"] | None, dict[int, Tensor]]:
         """Return the last block's output, ``None`` after an early exit, and the outputs of the blocks in ``taps``."""
         if taps or stop_at is not None:
             check_taps(taps, stop_at, self.depth)
         if self.modulated and condition is None:
-            raise ValueError("modulated blocks need a condition, one vector per sample")
+            raise ValueError("modulated blocks need a condition, one vector per sample or per token")
         if self.rotation is not None and len(self.rotation[0]) != h.shape[1]:
             raise ValueError(f"rotary positions were made for {len(self.rotation[0])} tokens, got {h.shape[1]}")
         rotary = None if self.rotation is None else (self.rotation[0], self.rotation[1])
