@@ -20,6 +20,7 @@ from holdfast.nn.backbones import (
 )
 from holdfast.nn.classifier import NeuralClassifier
 from holdfast.nn.contract import EmbeddingContract, tensor_digest
+from holdfast.nn.contrastive import info_nce, nt_xent
 from holdfast.nn.growing import GrowingClassifier
 from holdfast.nn.learner import learner
 from holdfast.nn.matryoshka import MatryoshkaHead, check_dims, nesting_dims, truncate_embed
@@ -60,10 +61,12 @@ __all__ = [
     "TransformerText",
     "ViT",
     "check_dims",
+    "info_nce",
     "learner",
     "list_backbones",
     "make_backbone",
     "nesting_dims",
+    "nt_xent",
     "simplex_vertices",
     "tensor_digest",
     "truncate_embed",

@@ -40,14 +40,17 @@ from holdfast.representation.relative_encoder import RelativeEncoder
 from holdfast.representation.rich import Featurizer, snapshots, train_episodes
 from holdfast.representation.rich_classifier import RichClassifier
 from holdfast.representation.self_distillation import DINOLoss, MultiCropWrapper, random_resized_crops
+from holdfast.representation.simclr import SimCLR, train_simclr
 from holdfast.representation.space_comparison import compare_spaces, rotate_onto
 from holdfast.representation.stationary import StationaryClassifier
 from holdfast.representation.stitching import stitch
 from holdfast.representation.trust import DistrustScore, Trust
+from holdfast.representation.views import AffineViews, PhotoViews
 
 __all__ = [
     "AdaptiveCascade",
     "AdaptiveRetriever",
+    "AffineViews",
     "AnchorSet",
     "BCTLoss",
     "CascadePrediction",
@@ -75,6 +78,7 @@ __all__ = [
     "MultiCropWrapper",
     "MultiHeadDistillation",
     "PCATruncator",
+    "PhotoViews",
     "PrefixCrossEntropy",
     "ProbeHead",
     "RandomSubset",
@@ -82,6 +86,7 @@ __all__ = [
     "RelativeClassifier",
     "RelativeEncoder",
     "RichClassifier",
+    "SimCLR",
     "StationaryClassifier",
     "Trust",
     "TwoStageFineTune",
@@ -102,4 +107,5 @@ __all__ = [
     "stratified_mean",
     "template_accuracy",
     "train_episodes",
+    "train_simclr",
 ]

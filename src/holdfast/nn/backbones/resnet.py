@@ -85,6 +85,10 @@ class ResNet(nn.Module):
                 inputs = width
         self.stages = nn.Sequential(*layers)
 
+    def feature_map(self, x: Shaped[Tensor, "batch channels height width"]) -> Float[Tensor, "batch out rows columns"]:
+        """Return the last map."""
+        return self.stages(self.stem(self.standardize(x)))
+
     def forward(self, x: Shaped[Tensor, "batch channels height width"]) -> Float[Tensor, "batch out"]:
         """Return the spatial mean of the last map."""
-        return self.stages(self.stem(self.standardize(x))).mean(dim=(2, 3))
+        return self.feature_map(x).mean(dim=(2, 3))

@@ -65,8 +65,8 @@ class ViT(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout=dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Shaped[Tensor, "batch channels height width"]) -> Float[Tensor, "batch out"]:
-        """Return the normalised mean over patches."""
+    def feature_map(self, x: Shaped[Tensor, "batch channels height width"]) -> Float[Tensor, "batch out rows columns"]:
+        """Return the last block's tokens as a map."""
         height, breadth = x.shape[-2:]
         padded = F.pad(self.standardize(x), (0, -breadth % self.patch, 0, -height % self.patch))
         patches = self.embed(padded)
@@ -76,4 +76,8 @@ class ViT(nn.Module):
         tokens = (patches + position).flatten(2).transpose(1, 2)
         for block in self.blocks:
             tokens = block(tokens)
-        return self.norm(tokens.mean(dim=1))
+        return tokens.transpose(1, 2).unflatten(2, patches.shape[-2:])
+
+    def forward(self, x: Shaped[Tensor, "batch channels height width"]) -> Float[Tensor, "batch out"]:
+        """Return the normalised mean over patches."""
+        return self.norm(self.feature_map(x).flatten(2).transpose(1, 2).mean(dim=1))
