@@ -27,9 +27,28 @@ from holdfast.diffusion.binary import (
 )
 from holdfast.diffusion.ddpm import DDPMSchedule
 from holdfast.diffusion.denoiser import Denoiser, Output, Predictor
+from holdfast.diffusion.edm import EDMPreconditioner, EDMWeight, LogNormalSigma, VEPath
+from holdfast.diffusion.guidance import Guidance
 from holdfast.diffusion.objective import DiffusionObjective, Term, TermContext, train_diffusion
 from holdfast.diffusion.oracles.bits import ExactBitDenoiser
+from holdfast.diffusion.oracles.gaussian import GaussianMixtureOracle, GaussianOracle
 from holdfast.diffusion.paths import Coefficients, CosinePath, LinearPath, Path, VPPath
+
+# samplers.ddpm stays there: its name here is that of the schedule's module.
+from holdfast.diffusion.samplers import (
+    TimeGrid,
+    ddim,
+    ddim_invert,
+    edm_heun,
+    euler,
+    euler_maruyama,
+    heun,
+    inpaint,
+    karras_sigmas,
+    prior,
+    time_grid,
+)
+from holdfast.diffusion.samples import Samples
 from holdfast.diffusion.schedules import ExponentialDecay, Schedule, weight_at
 from holdfast.diffusion.self_alignment import SelfAlignmentLoss, teacher_times
 from holdfast.diffusion.token_times import TokenTimeGroups
@@ -50,11 +69,17 @@ __all__ = [
     "Denoiser",
     "DiT",
     "DiffusionObjective",
+    "EDMPreconditioner",
+    "EDMWeight",
     "ExactBitDenoiser",
     "ExponentialDecay",
     "GaussianKL",
+    "GaussianMixtureOracle",
+    "GaussianOracle",
+    "Guidance",
     "LabelEmbedding",
     "LinearPath",
+    "LogNormalSigma",
     "ModulatedBlock",
     "Output",
     "PatchDiscriminator",
@@ -62,19 +87,32 @@ __all__ = [
     "PerceptualDistance",
     "Predictor",
     "ReconstructionLoss",
+    "Samples",
     "Schedule",
     "SelfAlignmentLoss",
     "Term",
     "TermContext",
     "TimeEmbedding",
+    "TimeGrid",
     "TokenTimeGroups",
     "Transformer",
+    "VEPath",
     "VPPath",
     "binary_ancestral",
     "bit_probabilities",
     "bits_to_tokens",
+    "ddim",
+    "ddim_invert",
+    "edm_heun",
+    "euler",
+    "euler_maruyama",
+    "heun",
+    "inpaint",
+    "karras_sigmas",
+    "prior",
     "sincos_positions",
     "teacher_times",
+    "time_grid",
     "tokens_to_bits",
     "train_autoencoder",
     "train_binary_diffusion",

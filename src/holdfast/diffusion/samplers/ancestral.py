@@ -50,7 +50,7 @@ def ddpm(
     *,
     steps: int | TimeGrid,
     generator: torch.Generator,
-    variance: Literal["posterior", "forward"] = "posterior",
+    variance: Literal["posterior", "forward", "learned"] = "posterior",
     clip: float | None = None,
     y: Int[Tensor, " batch"] | None = None,
     guidance: Guidance | None = None,
@@ -65,14 +65,17 @@ def ddpm(
     Args:
         model, x, steps, y, guidance, progress, callback: see :func:`holdfast.diffusion.samplers.euler`.
         generator: of the noise.
-        variance: that of the posterior (:math:`\tilde\beta_t`, right for data at one point), or that of the forward
-            step (:math:`\beta_t`, right for white data).
+        variance: that of the ``"posterior"`` (:math:`\tilde\beta_t`, right for data at one point); that of the
+            ``"forward"`` step (:math:`\beta_t`, right for white data); or ``"learned"``, for a network whose further
+            channels v interpolate between the two logarithms, :math:`\exp(u\ln\beta_t + (1 - u)\ln\tilde\beta_t)` with
+            :math:`u = (v + 1) / 2`.
         clip: predicted data are clamped to ``[-clip, clip]``; ``None`` leaves them.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit each other or the model.
 
-    Source: Ho, Jain and Abbeel, "Denoising diffusion probabilistic models", NeurIPS 2020, algorithm 2 and section 3.2.
+    Source: Ho, Jain and Abbeel, "Denoising diffusion probabilistic models", NeurIPS 2020, algorithm 2 and section
+    3.2; learned variance by Nichol and Dhariwal, ICML 2021, equation 15.
 
     Examples:
         >>> from holdfast.diffusion.ddpm import DDPMSchedule
@@ -83,18 +86,24 @@ def ddpm(
         >>> round(out.x.mean().item(), 1), round(out.x.std().item(), 1), out.calls
         (3.0, 0.5, 200)
     """
-    check_choice("variance", variance, ("posterior", "forward"))
+    check_choice("variance", variance, ("posterior", "forward", "learned"))
     check_clip(clip)
     grid = steps if isinstance(steps, TimeGrid) else time_grid(model.path, steps)
     with sampling(model, x, y=y, guidance=guidance, steps=grid.steps, progress=progress, callback=callback) as run:
         for i in range(grid.steps):
-            data = clamp(run.predict(x, grid.t[i], "data"), clip)
+            t, share = grid.t[i], None
+            if variance == "learned":
+                data, share = run.data_and_variance(x, t)
+            else:
+                data = run.predict(x, t, "data")
             a, b, c = reverse_step(grid, i)
-            if variance == "forward" and c > 0:
-                c *= grid.sigma[i] / grid.sigma[i + 1]
-            x = torch.add(a * data, x, alpha=b)
+            x = torch.add(a * clamp(data, clip), x, alpha=b)
             if c > 0:
-                x = x + c * normal_like(x, generator)
+                ratio = grid.sigma[i] / grid.sigma[i + 1]  # of the forward step's standard deviation to the posterior's
+                if share is not None:
+                    x = x + c * ratio**share * normal_like(x, generator)
+                else:
+                    x = x + c * (ratio if variance == "forward" else 1.0) * normal_like(x, generator)
             run.done(i + 1, grid.t[i + 1], x)
     return Samples(x, run.calls)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from holdfast.core.checks import check_labels
 from holdfast.core.progress import ProgressBar
-from holdfast.diffusion.denoiser import Predictor
+from holdfast.diffusion.denoiser import Denoiser, Predictor
 from holdfast.diffusion.guidance import Guidance
 from holdfast.diffusion.paths import Prediction
 
@@ -63,6 +63,31 @@ class Sampling:
             self.calls += 1
             value = self.model.predict(seen, times, self.y, target=target)
         return value.to(x.dtype)
+
+    def data_and_variance(
+        self, x: Float[Tensor, "batch channels *shape"], t: float
+    ) -> tuple[Float[Tensor, "batch channels *shape"], Float[Tensor, "batch channels *shape"]]:
+        """Return the (guided) data, and the (conditional) share of the larger variance that the network learned."""
+        times = torch.full((self._n,), t, dtype=self.x_dtype, device=self._device)
+        seen, y = x.to(self.x_dtype), self.y
+        if not isinstance(self.model, Denoiser):
+            raise TypeError(f"a learned variance needs a Denoiser, got {type(self.model).__name__}")
+        guidance = self.guidance if self.guidance is not None and self.guidance.active(t) else None
+        self.calls += 1 if guidance is None else 2
+        if guidance is not None and y is not None:
+            seen, times = torch.cat([seen, seen]), torch.cat([times, times])
+            y = torch.cat([y, torch.full_like(y, guidance.null_class(self.model))])
+        out, channels = self.model(seen, times, y).pred, x.shape[1]
+        if out.shape[1] != 2 * channels:
+            raise ValueError(
+                f"a learned variance needs a network with {2 * channels} output channels, got {out.shape[1]}; "
+                'use variance="posterior"'
+            )
+        data = self.model.path.convert(out[:, :channels], seen, times, self.model.prediction, "data")
+        if guidance is not None:
+            conditional, unconditional = data.chunk(2)
+            data = torch.lerp(unconditional, conditional, guidance.scale)
+        return data.to(x.dtype), ((out[: self._n, channels:] + 1) / 2).to(x.dtype)
 
     def done(self, steps: int, t: float, x: Float[Tensor, "batch *shape"]) -> None:
         """Say that ``steps`` steps are done and that the state at ``t`` is ``x``."""
