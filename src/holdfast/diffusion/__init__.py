@@ -1,5 +1,13 @@
 """Diffusion models: processes, targets, networks and samplers as four different things."""
 
+from holdfast.diffusion.adapters import (
+    CheckpointReport,
+    DiTAdapter,
+    UNetAdapter,
+    dit_from_checkpoint,
+    load_dit_checkpoint,
+    pretrained_denoiser,
+)
 from holdfast.diffusion.autoencoder import (
     BernoulliCode,
     Bottleneck,
@@ -61,6 +69,7 @@ __all__ = [
     "BitPredictor",
     "BitTransformer",
     "Bottleneck",
+    "CheckpointReport",
     "Code",
     "Coefficients",
     "ConvAutoencoder",
@@ -68,6 +77,7 @@ __all__ = [
     "DDPMSchedule",
     "Denoiser",
     "DiT",
+    "DiTAdapter",
     "DiffusionObjective",
     "EDMPreconditioner",
     "EDMWeight",
@@ -96,6 +106,7 @@ __all__ = [
     "TimeGrid",
     "TokenTimeGroups",
     "Transformer",
+    "UNetAdapter",
     "VEPath",
     "VPPath",
     "binary_ancestral",
@@ -103,12 +114,15 @@ __all__ = [
     "bits_to_tokens",
     "ddim",
     "ddim_invert",
+    "dit_from_checkpoint",
     "edm_heun",
     "euler",
     "euler_maruyama",
     "heun",
     "inpaint",
     "karras_sigmas",
+    "load_dit_checkpoint",
+    "pretrained_denoiser",
     "prior",
     "sincos_positions",
     "teacher_times",
