@@ -8,6 +8,7 @@ from holdfast.diffusion.adapters import (
     load_dit_checkpoint,
     pretrained_denoiser,
 )
+from holdfast.diffusion.alignment import AlignmentLoss, Projector, cosine_alignment, ntxent_alignment
 from holdfast.diffusion.autoencoder import (
     BernoulliCode,
     Bottleneck,
@@ -36,6 +37,7 @@ from holdfast.diffusion.binary import (
 from holdfast.diffusion.ddpm import DDPMSchedule
 from holdfast.diffusion.denoiser import Denoiser, Output, Predictor
 from holdfast.diffusion.edm import EDMPreconditioner, EDMWeight, LogNormalSigma, VEPath
+from holdfast.diffusion.frozen_encoder import FrozenEncoder, RepresentationTarget, encode_all, resample_tokens
 from holdfast.diffusion.guidance import Guidance
 from holdfast.diffusion.objective import DiffusionObjective, Term, TermContext, train_diffusion
 from holdfast.diffusion.oracles.bits import ExactBitDenoiser
@@ -63,6 +65,7 @@ from holdfast.diffusion.token_times import TokenTimeGroups
 
 __all__ = [
     "DIT_SIZES",
+    "AlignmentLoss",
     "BernoulliCode",
     "BinaryDiffusion",
     "BinarySchedule",
@@ -83,6 +86,7 @@ __all__ = [
     "EDMWeight",
     "ExactBitDenoiser",
     "ExponentialDecay",
+    "FrozenEncoder",
     "GaussianKL",
     "GaussianMixtureOracle",
     "GaussianOracle",
@@ -96,7 +100,9 @@ __all__ = [
     "Path",
     "PerceptualDistance",
     "Predictor",
+    "Projector",
     "ReconstructionLoss",
+    "RepresentationTarget",
     "Samples",
     "Schedule",
     "SelfAlignmentLoss",
@@ -112,18 +118,22 @@ __all__ = [
     "binary_ancestral",
     "bit_probabilities",
     "bits_to_tokens",
+    "cosine_alignment",
     "ddim",
     "ddim_invert",
     "dit_from_checkpoint",
     "edm_heun",
+    "encode_all",
     "euler",
     "euler_maruyama",
     "heun",
     "inpaint",
     "karras_sigmas",
     "load_dit_checkpoint",
+    "ntxent_alignment",
     "pretrained_denoiser",
     "prior",
+    "resample_tokens",
     "sincos_positions",
     "teacher_times",
     "time_grid",
