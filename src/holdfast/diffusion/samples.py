@@ -16,6 +16,7 @@ class Samples(NamedTuple):
         x: the samples, one per row.
         calls: evaluations of the network on the whole batch. A guided evaluation is two.
         draws: categorical and Bernoulli draws; 0 for continuous samplers.
+        row_calls: evaluations of every row, where a sampler evaluates only the rows that need it.
 
     Examples:
         >>> import torch
@@ -26,3 +27,4 @@ class Samples(NamedTuple):
     x: Tensor
     calls: int
     draws: int = 0
+    row_calls: Tensor | None = None

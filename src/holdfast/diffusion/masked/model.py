@@ -98,8 +98,8 @@ def restricted_log_probs(
 
     .. math:: \log p_k = \log\mathrm{softmax}(\ell / T)_k \text{ for } k \in A, \quad -\infty \text{ else},
 
-    where :math:`A` is the smallest set of most probable tokens whose mass reaches ``top_p``. What is left is not
-    normalised again: draws do not need it. ``temperature=0`` keeps the most probable token alone.
+    up to normalisation, where :math:`A` is the smallest set of most probable tokens whose mass reaches ``top_p``.
+    ``temperature=0`` keeps the most probable token alone.
 
     Args:
         logits: any floating dtype, which the result keeps.
@@ -111,8 +111,8 @@ def restricted_log_probs(
 
     Examples:
         >>> logits = torch.tensor([0.5, 0.3, 0.2]).log()
-        >>> restricted_log_probs(logits, top_p=0.7).exp().round(decimals=2).tolist()
-        [0.5, 0.30000001192092896, 0.0]
+        >>> restricted_log_probs(logits, top_p=0.7).exp().round(decimals=3).tolist()
+        [0.625, 0.375, 0.0]
     """
     check_number("temperature", temperature, low=0)
     check_number("top_p", top_p, low=0, high=1, open_low=True)
@@ -134,7 +134,7 @@ def restricted_log_probs(
     before = ordered.double().exp().cumsum(-1) - ordered.double().exp()
     # A mass that rounding puts just below top_p has reached it.
     dropped = torch.zeros_like(order, dtype=torch.bool).scatter_(-1, order, before >= top_p - 1e-6)
-    return log_p.masked_fill(dropped, float("-inf"))
+    return log_p.masked_fill(dropped, float("-inf")).log_softmax(-1)
 
 
 def start_tokens(
