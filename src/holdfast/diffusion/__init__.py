@@ -25,6 +25,7 @@ from holdfast.diffusion.autoencoder import (
 from holdfast.diffusion.backbones.bit_transformer import BitTransformer
 from holdfast.diffusion.backbones.dit import DIT_SIZES, DiT
 from holdfast.diffusion.backbones.embeddings import LabelEmbedding, TimeEmbedding, sincos_positions
+from holdfast.diffusion.backbones.token_transformer import TokenTransformer
 from holdfast.diffusion.backbones.transformer import ModulatedBlock, Transformer
 from holdfast.diffusion.binary import (
     BinaryDiffusion,
@@ -36,12 +37,35 @@ from holdfast.diffusion.binary import (
 )
 from holdfast.diffusion.ddpm import DDPMSchedule
 from holdfast.diffusion.denoiser import Denoiser, Output, Predictor
+from holdfast.diffusion.draws import bernoulli, categorical, gumbel_argmax, uniform_open
 from holdfast.diffusion.edm import EDMPreconditioner, EDMWeight, LogNormalSigma, VEPath
 from holdfast.diffusion.frozen_encoder import FrozenEncoder, RepresentationTarget, encode_all, resample_tokens
 from holdfast.diffusion.guidance import Guidance
+from holdfast.diffusion.gumbel_truncation import gumbel_ceiling, truncated_gumbel_probs
+from holdfast.diffusion.masked import (
+    AncestralMaskedSampler,
+    ConfidenceSampler,
+    CosineMask,
+    FirstHittingSampler,
+    GeometricMask,
+    LinearMask,
+    MaskSchedule,
+    TokenModel,
+    TwoStageMaskedSampler,
+    exact_masked_nelbo,
+    expected_nfe,
+    hitting_times,
+    mask_bernoulli,
+    mask_exactly,
+    masked_cross_entropy,
+    masked_nelbo,
+    nested_masks,
+    truncated_ancestral_law,
+)
 from holdfast.diffusion.objective import DiffusionObjective, Term, TermContext, train_diffusion
 from holdfast.diffusion.oracles.bits import ExactBitDenoiser
 from holdfast.diffusion.oracles.gaussian import GaussianMixtureOracle, GaussianOracle
+from holdfast.diffusion.oracles.markov_chain import ExactChainDenoiser, MarkovChain
 from holdfast.diffusion.paths import Coefficients, CosinePath, LinearPath, Path, VPPath
 
 # samplers.ddpm stays there: its name here is that of the schedule's module.
@@ -66,6 +90,7 @@ from holdfast.diffusion.token_times import TokenTimeGroups
 __all__ = [
     "DIT_SIZES",
     "AlignmentLoss",
+    "AncestralMaskedSampler",
     "BernoulliCode",
     "BinaryDiffusion",
     "BinarySchedule",
@@ -75,7 +100,9 @@ __all__ = [
     "CheckpointReport",
     "Code",
     "Coefficients",
+    "ConfidenceSampler",
     "ConvAutoencoder",
+    "CosineMask",
     "CosinePath",
     "DDPMSchedule",
     "Denoiser",
@@ -85,15 +112,21 @@ __all__ = [
     "EDMPreconditioner",
     "EDMWeight",
     "ExactBitDenoiser",
+    "ExactChainDenoiser",
     "ExponentialDecay",
+    "FirstHittingSampler",
     "FrozenEncoder",
     "GaussianKL",
     "GaussianMixtureOracle",
     "GaussianOracle",
+    "GeometricMask",
     "Guidance",
     "LabelEmbedding",
+    "LinearMask",
     "LinearPath",
     "LogNormalSigma",
+    "MarkovChain",
+    "MaskSchedule",
     "ModulatedBlock",
     "Output",
     "PatchDiscriminator",
@@ -110,14 +143,19 @@ __all__ = [
     "TermContext",
     "TimeEmbedding",
     "TimeGrid",
+    "TokenModel",
     "TokenTimeGroups",
+    "TokenTransformer",
     "Transformer",
+    "TwoStageMaskedSampler",
     "UNetAdapter",
     "VEPath",
     "VPPath",
+    "bernoulli",
     "binary_ancestral",
     "bit_probabilities",
     "bits_to_tokens",
+    "categorical",
     "cosine_alignment",
     "ddim",
     "ddim_invert",
@@ -126,10 +164,20 @@ __all__ = [
     "encode_all",
     "euler",
     "euler_maruyama",
+    "exact_masked_nelbo",
+    "expected_nfe",
+    "gumbel_argmax",
+    "gumbel_ceiling",
     "heun",
+    "hitting_times",
     "inpaint",
     "karras_sigmas",
     "load_dit_checkpoint",
+    "mask_bernoulli",
+    "mask_exactly",
+    "masked_cross_entropy",
+    "masked_nelbo",
+    "nested_masks",
     "ntxent_alignment",
     "pretrained_denoiser",
     "prior",
@@ -141,5 +189,8 @@ __all__ = [
     "train_autoencoder",
     "train_binary_diffusion",
     "train_diffusion",
+    "truncated_ancestral_law",
+    "truncated_gumbel_probs",
+    "uniform_open",
     "weight_at",
 ]

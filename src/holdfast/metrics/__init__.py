@@ -54,6 +54,7 @@ from holdfast.metrics.intervals import (
     wilson_interval,
 )
 from holdfast.metrics.invariance import EnvironmentProbe, environment_probe, equivariance_error, invariance_error
+from holdfast.metrics.ngrams import NGramModel
 from holdfast.metrics.overlap import effective_rank, feature_overlap, ridge_r2
 from holdfast.metrics.retrieval import (
     Neighbours,
@@ -76,6 +77,7 @@ from holdfast.metrics.similarity import (
     procrustes_distance,
     topk_jaccard,
 )
+from holdfast.metrics.tokens import causal_scorer, generative_perplexity, token_entropy
 from holdfast.metrics.transport import energy_distance, gaussian_w2, gaussian_w2_moments, mmd2, sliced_wasserstein
 
 __all__ = [
@@ -86,6 +88,7 @@ __all__ = [
     "GenerationScores",
     "Interval",
     "KernelDistance",
+    "NGramModel",
     "Neighbours",
     "PrecisionRecall",
     "ReliabilityCurve",
@@ -102,6 +105,7 @@ __all__ = [
     "bootstrap_interval",
     "bootstrap_mean",
     "brier",
+    "causal_scorer",
     "cknna",
     "classwise_ece",
     "cross_space_mrr",
@@ -120,6 +124,7 @@ __all__ = [
     "gaussian_w2",
     "gaussian_w2_moments",
     "generation_scores",
+    "generative_perplexity",
     "hierarchical_bootstrap",
     "hit_at_k",
     "invariance_error",
@@ -146,6 +151,7 @@ __all__ = [
     "risk_coverage_curve",
     "sliced_wasserstein",
     "t_interval",
+    "token_entropy",
     "top1",
     "topk_accuracy",
     "topk_jaccard",
