@@ -24,6 +24,7 @@ BUILT: dict[int, str] = {
     17: "p17_category_modeling",
     23: "p23_rich_representations",
     27: "p27_matryoshka",
+    41: "p41_sra",
     48: "p48_label_robust",
 }
 """Papers whose experiment can be run, and the module that holds it."""
