@@ -58,8 +58,9 @@ class UNet(nn.Module):
     also doubles the map. For the published 256 x 256 model (base 256, factors 1, 1, 2, 2, 4, 4, two blocks a level)
     that makes 37: 18 down, the middle, 18 up.
 
-    With ``resample_blocks=False`` size changes have no block of their own: the first block of a level halves the map,
-    the way up has as many blocks as the way down, and a net of L levels of n blocks has 2 L n + 2.
+    With ``resample_blocks=False`` size changes have no residual block of their own: the first block of a level halves
+    the map, the way up has as many blocks as the way down, the last of a level repeats its pixels, and a net of L
+    levels of n blocks has 2 L n + 2. It costs about half.
 
     Args:
         in_channels: of the images.
@@ -72,7 +73,7 @@ class UNet(nn.Module):
         class_dropout: share of labels that the training objective replaces by "no label"; the network never does.
         learn_sigma: return as many channels again, which describe the variance of a step.
         head_channels: channels of an attention head.
-        resample_blocks: whether changes of size on the way down are blocks of their own.
+        resample_blocks: whether changes of size have residual blocks of their own.
         dropout: inside residual blocks.
         time_scale: what times are multiplied by before they are embedded: 1 for steps 0..999, 1000 for [0, 1].
 
@@ -179,7 +180,7 @@ class UNet(nn.Module):
                 channels, side = base * mult[level], sides[level]
                 parts: list[nn.Module] = [first, *attend(channels, side)]
                 if level > 0 and i == n_up - 1:
-                    parts.append(residual(channels, channels, "up"))
+                    parts.append(residual(channels, channels, "up") if resample_blocks else nn.Upsample(scale_factor=2))
                     side *= 2
                 add("up", channels, side, *parts)
         last = nn.Conv2d(channels, in_channels * (2 if learn_sigma else 1), 3, padding=1)
