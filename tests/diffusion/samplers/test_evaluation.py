@@ -7,9 +7,20 @@ import torch
 from torch import nn
 
 from holdfast.core.random import generator
+from holdfast.diffusion.ddpm import DDPMSchedule
 from holdfast.diffusion.denoiser import Denoiser
-from holdfast.diffusion.paths import LinearPath
-from holdfast.diffusion.samplers import ddim, ddpm, edm_heun, euler, euler_maruyama, heun, inpaint
+from holdfast.diffusion.paths import CosinePath, LinearPath, VPPath
+from holdfast.diffusion.samplers import (
+    ddim,
+    ddim_invert,
+    ddpm,
+    edm_heun,
+    euler,
+    euler_maruyama,
+    heun,
+    inpaint,
+    time_grid,
+)
 
 
 class Net(nn.Module):
@@ -99,3 +110,25 @@ def test_the_bar_is_off_by_default_and_counts_steps(model, capsys):
     assert "drawing" in err
     assert "5/5" in err
     assert "loss" not in err
+
+
+@pytest.mark.parametrize("path", [LinearPath(), CosinePath()], ids=["linear", "cosine"])
+def test_a_prediction_that_says_nothing_where_the_sampler_starts_is_refused(path):
+    """Without signal noise does not tell the data, and without noise data do not tell the noise."""
+    noise, data = Denoiser(Net(), path, "noise"), Denoiser(Net(), path, "data")
+    for sampler in (euler, heun, ddim):
+        with pytest.raises(ValueError, match=r"predicts noise says nothing of the .* at time 1"):
+            sampler(noise, X, steps=4)
+        assert bool(sampler(noise, X, steps=time_grid(path, 4, start=0.99)).x.isfinite().all())
+        assert bool(sampler(data, X, steps=4).x.isfinite().all())
+    with pytest.raises(ValueError, match="predicts data says nothing of the noise at time 0"):
+        ddim_invert(data, X, steps=4)
+    assert bool(ddim_invert(data, X, steps=time_grid(path, 4, end=0.01)).x.isfinite().all())
+    assert bool(ddim_invert(noise, X, steps=time_grid(path, 4)).x.isfinite().all())
+
+
+def test_every_kind_of_prediction_starts_on_paths_that_keep_some_signal():
+    for path in (DDPMSchedule(1000), VPPath()):
+        for kind in ("noise", "data", "velocity", "score"):
+            for sampler in (euler, heun, ddim):
+                assert bool(sampler(Denoiser(Net(), path, kind), X, steps=4).x.isfinite().all())

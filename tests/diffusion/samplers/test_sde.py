@@ -39,6 +39,15 @@ def test_the_reverse_sde_of_the_vp_path_with_its_own_rate():
     assert moment_error(out.x.mean(0), out.x.T.cov()) <= 5e-2
 
 
+def test_a_grid_of_ones_own_ends_with_the_noiseless_step():
+    path = LinearPath()
+    x = torch.randn(10, 2, generator=generator(111), dtype=torch.float64)
+    times = torch.cat([torch.linspace(1, 0.04, 20, dtype=torch.float64), torch.zeros(1)])
+    a = euler_maruyama(oracle(path), x, steps=TimeGrid(path, times), generator=generator(112))
+    b = euler_maruyama(oracle(path), x, steps=20, generator=generator(112))
+    assert torch.equal(a.x, b.x)
+
+
 def test_without_diffusion_it_is_eulers_method():
     path = LinearPath()
     x = torch.randn(10, 2, generator=generator(104), dtype=torch.float64)

@@ -15,7 +15,7 @@ from holdfast.diffusion.denoiser import Denoiser, Predictor
 from holdfast.diffusion.guidance import Guidance
 from holdfast.diffusion.paths import Prediction
 
-__all__ = ["Callback", "Sampling", "normal_like", "sampling"]
+__all__ = ["Callback", "Sampling", "check_defined", "normal_like", "sampling"]
 
 Callback = Callable[[int, float, Tensor], None]
 """Called after every step with the number of steps done, the time reached and the state there."""
@@ -54,6 +54,8 @@ class Sampling:
 
     def predict(self, x: Float[Tensor, "batch *shape"], t: float, target: Prediction) -> Float[Tensor, "batch *shape"]:
         """Return the (guided) prediction at time ``t`` in the precision of ``x``; the model sees that of the input."""
+        if self.calls == 0:
+            check_defined(self.model, t, target)
         times = torch.full((self._n,), t, dtype=self.x_dtype, device=self._device)
         seen = x.to(self.x_dtype)
         if self.guidance is not None and self.y is not None and self.guidance.active(t):
@@ -72,6 +74,8 @@ class Sampling:
         seen, y = x.to(self.x_dtype), self.y
         if not isinstance(self.model, Denoiser):
             raise TypeError(f"a learned variance needs a Denoiser, got {type(self.model).__name__}")
+        if self.calls == 0:
+            check_defined(self.model, t, "data")
         guidance = self.guidance if self.guidance is not None and self.guidance.active(t) else None
         self.calls += 1 if guidance is None else 2
         if guidance is not None and y is not None:
@@ -124,6 +128,24 @@ def sampling(
         finally:
             for m in modules:
                 m.training = True
+
+
+def check_defined(model: Predictor, t: float, target: Prediction) -> None:
+    """Raise ``ValueError`` where a network's kind of prediction says nothing of ``target`` at time ``t``.
+
+    Noise says nothing of the data where alpha is 0, and data nothing of the noise where sigma is 0. Asked there, a
+    sampler would return numbers that are not finite, or enormous.
+    """
+    if not isinstance(model, Denoiser) or model.prediction == target:
+        return
+    one, time = torch.ones(1, 1, dtype=torch.float64), torch.tensor([t], dtype=torch.float64)
+    factor = float(model.path.convert(0.5 * one, one, time, model.prediction, target).abs())
+    if not factor < 1e6:
+        raise ValueError(
+            f"a network that predicts {model.prediction} says nothing of the {target} at time {t:g} of this "
+            f"{type(model.path).__name__}: leave its end out, as in steps=time_grid(path, 50, start=0.999) for the "
+            "noise or end=0.001 for the data, or train it to predict something else"
+        )
 
 
 def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -58,7 +58,7 @@ def time_of_sigma(path: Path, sigma: Float[Tensor, " levels"]) -> Float[Tensor, 
             f"got {float(sigma.min()):g} to {float(sigma.max()):g}"
         )
     low, high = torch.full_like(sigma, path.t_min), torch.full_like(sigma, path.t_max)
-    for _ in range(80):  # bisection down to the last bit: the ratio rises with the time on every path
+    for _ in range(64):  # bisection down to the last bit: the ratio rises with the time on every path
         middle = (low + high) / 2
         c = path.coefficients(middle)
         below = c.sigma < sigma * c.alpha
