@@ -51,7 +51,7 @@ class VectorQuantizer(Bottleneck):
     decoder reads. The codebook is no parameter: with counts :math:`n_k` and sums :math:`s_k` of the vectors that chose
     entry k in a batch, :math:`N_k \leftarrow \gamma N_k + (1 - \gamma) n_k`, :math:`S_k \leftarrow \gamma S_k +
     (1 - \gamma) s_k` and :math:`e_k = S_k / N_k`, smoothed. An entry whose share falls below ``dead_below`` of an even
-    share is moved onto a random vector of the batch. The first batch in training mode starts the codebook.
+    share is moved onto a random vector of the batch. The first batch in training mode starts the codebook (k-means++).
 
     The code is [B, h, w] with indices in [0, ``codes``). Where processes share the work, counts and sums are added up.
 
@@ -187,10 +187,7 @@ class VectorQuantizer(Bottleneck):
     def _start(self, z: Float[Tensor, "n dim"], generator: torch.Generator | None) -> None:
         if bool(self.started):
             return
-        spread = 0.01 * z.std(0, correction=0)
-        entries = _rows(z, self.codes, generator)
-        if len(z) < self.codes:  # repeated rows must not stay equal
-            entries = entries + spread * torch.randn(entries.shape, device=z.device, generator=generator)
+        entries = _spread(z, self.codes, generator)
         self._place(torch.arange(self.codes, device=z.device), entries, len(z) / self.codes)
         self.started.fill_(True)
 
@@ -222,6 +219,25 @@ class VectorQuantizer(Bottleneck):
         self.counts[entries] = count
         if self.ema:
             self.sums[entries] = count * z.to(self.sums)
+
+
+def _spread(z: Float[Tensor, "n dim"], m: int, generator: torch.Generator | None) -> Float[Tensor, "m dim"]:
+    """Choose m rows far apart, each with probability proportional to its squared distance to those before it.
+
+    Source: Arthur and Vassilvitskii, "k-means++", SODA 2007.
+    """
+    z = _rows(z, min(len(z), 16 * m), generator)
+    chosen = z[:1]
+    gap = (z - chosen[0]).square().sum(1)
+    for _ in range(1, m):
+        total = gap.cumsum(0)
+        u = torch.rand((), device=z.device, generator=generator) * total[-1]
+        new = z[torch.searchsorted(total, u).clamp(max=len(z) - 1)]
+        if bool(total[-1] == 0):  # fewer different rows than entries: they must not stay equal
+            new = new + 0.01 * torch.randn(new.shape, device=z.device, generator=generator)
+        chosen = torch.cat([chosen, new[None]])
+        gap = torch.minimum(gap, (z - new).square().sum(1))
+    return chosen
 
 
 def _rows(z: Float[Tensor, "n dim"], m: int, generator: torch.Generator | None) -> Float[Tensor, "m dim"]:
