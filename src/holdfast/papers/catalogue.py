@@ -26,6 +26,7 @@ BUILT: dict[int, str] = {
     27: "p27_matryoshka",
     41: "p41_sra",
     48: "p48_label_robust",
+    49: "p49_masked_diffusion",
 }
 """Papers whose experiment can be run, and the module that holds it."""
 
