@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import compat, data, ood, papers, relative, retrieve, rich_representations, study
+from holdfast.cli import compat, data, generate, ood, papers, relative, retrieve, rich_representations, study
 
 __all__ = ["app", "main", "run"]
 
@@ -36,6 +36,7 @@ app.command()(study.predict)
 app.command()(papers.papers)
 app.command()(papers.reproduce)
 app.add_typer(data.app, name="data")
+app.add_typer(generate.app, name="generate")
 app.add_typer(compat.app, name="compat")
 app.add_typer(relative.app, name="relative")
 app.add_typer(ood.app, name="ood")

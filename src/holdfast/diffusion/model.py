@@ -16,6 +16,7 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from holdfast.core.checkpoint import read_checkpoint
 from holdfast.core.checks import check_choice, check_number
 from holdfast.core.estimator import Estimator, decode_array, encode_array
 from holdfast.core.random import generator, isolated_rng, seed_from, spawn_seed
@@ -23,7 +24,6 @@ from holdfast.diffusion.align_option import alignment_term
 from holdfast.diffusion.class_labels import ClassLabels
 from holdfast.diffusion.ddpm import DDPMSchedule
 from holdfast.diffusion.denoiser import Denoiser
-from holdfast.diffusion.draw import draw_samples
 from holdfast.diffusion.guidance import Guidance
 from holdfast.diffusion.model_features import (
     FeatureChoice,
@@ -37,6 +37,7 @@ from holdfast.diffusion.objective import DiffusionObjective, Term, denoising_tar
 from holdfast.diffusion.paths import CosinePath, LinearPath, Prediction, VPPath
 from holdfast.diffusion.paths import Path as NoisingPath
 from holdfast.diffusion.samples import Samples
+from holdfast.diffusion.sampling import draw_samples
 from holdfast.diffusion.scaling import DataScaling
 from holdfast.diffusion.schedules import ExponentialDecay
 from holdfast.nn.learner import learner
@@ -152,7 +153,10 @@ class DiffusionModel(TransformerMixin, Estimator):
         known, known_labels = data[rows], None if labels is None else labels[rows]
         terms, extra = self._align(known, known_labels, steps)
         every = max(1, steps // 10)
-        marks = iter([*range(every, steps, every), steps])
+        options = self._training_options("training")
+        before = None if self.checkpoint is None else read_checkpoint(options["checkpoint"])
+        done = 0 if before is None else before["done"]
+        marks = iter([k for k in (*range(every, steps, every), steps) if k > done])
 
         def validate(module: nn.Module) -> float:
             done = next(marks)
@@ -175,7 +179,7 @@ class DiffusionModel(TransformerMixin, Estimator):
             validate=validate,
             validate_every=every,
             seed=spawn_seed(self.seed_, "steps"),
-            **self._training_options("training"),
+            **options,
         )
         self.history_, self.n_steps_ = result.history, result.steps
         self.feature_choice_ = self._choose_features(known, known_labels, data[held], labels, held)
@@ -371,7 +375,7 @@ class DiffusionModel(TransformerMixin, Estimator):
 
         Args:
             n, y, guidance, random_state: see :meth:`sample`.
-            options: of :func:`holdfast.diffusion.draw.draw_samples`.
+            options: of :func:`holdfast.diffusion.sampling.draw_samples`.
         """
         check_is_fitted(self, "denoiser_")
         n = int(check_number("n", n, low=1, integer=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -46,6 +46,24 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.7)
     first = math.ceil(low / step - 1e-9)
     return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _scale(low: float, high: float, log: bool) -> Callable[[float], float]:
+    """Return the map from ``[low, high]`` to [0, 1]."""
+    if log:
+        span = max(math.log(high / low), 1e-9)
+        return lambda v: math.log(v / low) / span
+    return lambda v: (v - low) / max(high - low, 1e-9)
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """Return round numbers of a logarithmic axis, at most eight of them."""
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        found = [f * 10.0**k for k in range(first, last + 1) for f in factors if low <= f * 10.0**k <= high]
+        if len(found) <= 8:
+            break
+    return found
 
 
 def _tick(value: float, signed: bool = False) -> str:
@@ -148,30 +166,47 @@ def by_environment(title: str, groups: Sequence[tuple[str, Sequence[Bar]]], *, a
 
 
 def lines(
-    title: str, series: Sequence[Series], *, x_axis: str, y_axis: str, diagonal: bool = False, full: bool = False
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_axis: str,
+    y_axis: str,
+    diagonal: bool = False,
+    full: bool = False,
+    limits: tuple[float, float] = (0.0, 1.0),
+    log_x: bool = False,
+    log_y: bool = False,
 ) -> str:
-    """Return curves over one x axis; with a diagonal for calibration; ``full`` shows 0 to 1 on the y axis."""
+    """Return curves over one x axis; with a diagonal for calibration; ``full`` shows 0 to 1 on the y axis.
+
+    Args:
+        title, series, x_axis, y_axis: what is shown.
+        diagonal, full: fix the axes to [0, 1].
+        limits: values that the y axis never goes beyond.
+        log_x, log_y: logarithmic axes, for positive values; ticks on x are the points' own values.
+    """
     points = [p for s in series for p in s.points]
     if not points:
         return ""
     width, height, left, right, top, bottom = 420.0, 330.0, 50.0, 14.0, 12.0, 48.0
     x_low, x_high = (0.0, 1.0) if diagonal else (min(p[0] for p in points), max(p[0] for p in points))
     y_low, y_high = (0.0, 1.0) if diagonal or full else (min(p[1] for p in points), max(p[1] for p in points))
-    if not (diagonal or full):
+    if log_y:
+        y_low, y_high = y_low / 1.25, y_high * 1.25
+    elif not (diagonal or full):
         margin = 0.08 * max(y_high - y_low, 0.02)
-        y_low, y_high = max(0.0, y_low - margin), min(1.0, y_high + margin)
+        y_low, y_high = max(limits[0], y_low - margin), min(limits[1], y_high + margin)
+    across, up = _scale(x_low, x_high, log_x), _scale(y_low, y_high, log_y)
 
     def at(p: tuple[float, float]) -> tuple[float, float]:
-        x = left + (p[0] - x_low) / max(x_high - x_low, 1e-9) * (width - left - right)
-        y = height - bottom - (p[1] - y_low) / max(y_high - y_low, 1e-9) * (height - top - bottom)
-        return x, y
+        return left + across(p[0]) * (width - left - right), height - bottom - up(p[1]) * (height - top - bottom)
 
     parts = []
-    for tick in nice_ticks(x_low, x_high, 6):
+    for tick in sorted({p[0] for p in points}) if log_x else nice_ticks(x_low, x_high, 6):
         x, _ = at((tick, y_low))
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - bottom}" class="grid"/>')
         parts.append(_text(x, height - bottom + 17, _tick(tick), anchor="middle", style="tick"))
-    for tick in nice_ticks(y_low, y_high, 6):
+    for tick in _powers(y_low, y_high) if log_y else nice_ticks(y_low, y_high, 6):
         _, y = at((x_low, tick))
         parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
         parts.append(_text(left - 8, y + 4, _tick(tick), anchor="end", style="tick"))

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from holdfast.study.report.charts import Bar, Series, by_environment, forest, lines
 from holdfast.study.verdict import shown
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["page_templates", "render_report", "write_report"]
 
 
 def _ranked(setting: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -79,8 +79,8 @@ def _number(value: float | None, form: str = ".3f") -> str:
     return "–" if value is None else format(value, form).replace("-", "−")
 
 
-def render_report(summary: Mapping[str, Any]) -> str:
-    """Return the page of a summary."""
+def page_templates() -> Environment:
+    """Return the templates of all pages, which share one style sheet."""
     environment = Environment(
         loader=PackageLoader("holdfast.study.report"),
         autoescape=True,
@@ -88,7 +88,14 @@ def render_report(summary: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "shown": shown}
+    environment.filters["number"] = _number
+    return environment
+
+
+def render_report(summary: Mapping[str, Any]) -> str:
+    """Return the page of a summary."""
+    environment = page_templates()
+    environment.filters["shown"] = shown
     settings = [
         {"facts": s, "rows": _ranked(s), "charts": _charts(s, summary["coverages"]), "id": f"setting-{i}"}
         for i, s in enumerate(summary["settings"])
