@@ -172,12 +172,12 @@ class ADDP(nn.Module):
         counts = torch.stack(self.law.sample_counts(len(ids), length, generator=generator)).to(ids.device)
         scores = torch.rand(ids.shape, dtype=torch.float64, device=ids.device, generator=generator)
         mask, larger = lowest(scores.expand(2, -1, -1), counts)
-        x = self.tokenizer.decode(ids, mask, self.predictor.probs(ids, larger))
         if self.target == "soft":
-            target = self.predictor.probs(ids, mask)
+            seen, target = self.predictor.probs(ids.repeat(2, 1), torch.cat([larger, mask])).chunk(2)
         else:
-            target = F.one_hot(ids, self.tokenizer.codes).to(x.dtype)
-        return AlternatingSample(x, ids, mask, target)
+            seen = self.predictor.probs(ids, larger)
+            target = F.one_hot(ids, self.tokenizer.codes).to(seen.dtype)
+        return AlternatingSample(self.tokenizer.decode(ids, mask, seen), ids, mask, target)
 
     def loss(self, sample: AlternatingSample) -> dict[str, Tensor]:
         """Return the loss of a drawn sample, with the network's accuracy at hidden places and their share."""

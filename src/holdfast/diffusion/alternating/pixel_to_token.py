@@ -33,6 +33,7 @@ class PixelToToken(nn.Module):
         mlp_ratio: of the decoder.
         token_input: append the known tokens; without, pixels are all there is.
         replace_hidden: replace what the encoder makes of hidden places and of the class token.
+        init_std: deviation of table, positions and mask token at the start.
 
     Raises:
         ValueError: for ids outside [0, K), tokens that do not lie on the patch grid, or a mask of another shape.
@@ -59,9 +60,11 @@ class PixelToToken(nn.Module):
         mlp_ratio: float = 4.0,
         token_input: bool = True,
         replace_hidden: bool = True,
+        init_std: float = 0.02,
     ) -> None:
         super().__init__()
         self.codes = int(check_number("codes", codes, low=1, integer=True))
+        check_number("init_std", init_std, low=0, open_low=True)
         self.encoder = encoder
         self.token_input, self.replace_hidden = token_input, replace_hidden
         width = encoder.width if decoder_width is None else decoder_width
@@ -78,8 +81,8 @@ class PixelToToken(nn.Module):
         self.to_token = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.bias = nn.Parameter(torch.zeros(codes))
         for weight in (self.table.weight, self.mask_token, self.hidden_positions, self.visible_positions):
-            nn.init.trunc_normal_(weight, std=0.02)
-        nn.init.trunc_normal_(self.token_positions, std=0.02)
+            nn.init.trunc_normal_(weight, std=init_std)
+        nn.init.trunc_normal_(self.token_positions, std=init_std)
 
     def forward(
         self,
