@@ -49,6 +49,8 @@ _EXPORTS: dict[str, str] = {
     "RelativeClassifier": "holdfast.representation",
     "RichClassifier": "holdfast.representation",
     "StationaryClassifier": "holdfast.representation",
+    # generators
+    "DiffusionModel": "holdfast.diffusion",
     # study and papers
     "Study": "holdfast.study",
     "cite": "holdfast.papers",
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
         read_table,
         read_text,
     )
+    from holdfast.diffusion import DiffusionModel
     from holdfast.papers import cite, papers, reproduce
     from holdfast.representation import (
         CategoryModel,

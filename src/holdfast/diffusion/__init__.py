@@ -25,6 +25,7 @@ from holdfast.diffusion.autoencoder import (
 from holdfast.diffusion.backbones.bit_transformer import BitTransformer
 from holdfast.diffusion.backbones.dit import DIT_SIZES, DiT
 from holdfast.diffusion.backbones.embeddings import LabelEmbedding, TimeEmbedding, sincos_positions
+from holdfast.diffusion.backbones.mlp import DenoisingMLP
 from holdfast.diffusion.backbones.token_transformer import TokenTransformer
 from holdfast.diffusion.backbones.transformer import ModulatedBlock, Transformer
 from holdfast.diffusion.binary import (
@@ -39,6 +40,8 @@ from holdfast.diffusion.ddpm import DDPMSchedule
 from holdfast.diffusion.denoiser import Denoiser, Output, Predictor
 from holdfast.diffusion.draws import bernoulli, categorical, gumbel_argmax, uniform_open
 from holdfast.diffusion.edm import EDMPreconditioner, EDMWeight, LogNormalSigma, VEPath
+from holdfast.diffusion.evaluation import GeneratorEvaluation, evaluate_generator
+from holdfast.diffusion.feature_spaces import classifier_space, model_space, random_convolution_space, train_judge
 from holdfast.diffusion.frozen_encoder import FrozenEncoder, RepresentationTarget, encode_all, resample_tokens
 from holdfast.diffusion.guidance import Guidance
 from holdfast.diffusion.gumbel_truncation import gumbel_ceiling, truncated_gumbel_probs
@@ -62,6 +65,8 @@ from holdfast.diffusion.masked import (
     nested_masks,
     truncated_ancestral_law,
 )
+from holdfast.diffusion.model import DiffusionModel
+from holdfast.diffusion.networks import make_denoising_network
 from holdfast.diffusion.objective import DiffusionObjective, Term, TermContext, train_diffusion
 from holdfast.diffusion.oracles.bits import ExactBitDenoiser
 from holdfast.diffusion.oracles.gaussian import GaussianMixtureOracle, GaussianOracle
@@ -83,12 +88,15 @@ from holdfast.diffusion.samplers import (
     time_grid,
 )
 from holdfast.diffusion.samples import Samples
+from holdfast.diffusion.sampling import SAMPLERS, draw_samples
+from holdfast.diffusion.scaling import DataScaling
 from holdfast.diffusion.schedules import ExponentialDecay, Schedule, weight_at
 from holdfast.diffusion.self_alignment import SelfAlignmentLoss, teacher_times
 from holdfast.diffusion.token_times import TokenTimeGroups
 
 __all__ = [
     "DIT_SIZES",
+    "SAMPLERS",
     "AlignmentLoss",
     "AncestralMaskedSampler",
     "BernoulliCode",
@@ -105,9 +113,12 @@ __all__ = [
     "CosineMask",
     "CosinePath",
     "DDPMSchedule",
+    "DataScaling",
     "Denoiser",
+    "DenoisingMLP",
     "DiT",
     "DiTAdapter",
+    "DiffusionModel",
     "DiffusionObjective",
     "EDMPreconditioner",
     "EDMWeight",
@@ -119,6 +130,7 @@ __all__ = [
     "GaussianKL",
     "GaussianMixtureOracle",
     "GaussianOracle",
+    "GeneratorEvaluation",
     "GeometricMask",
     "Guidance",
     "LabelEmbedding",
@@ -156,14 +168,17 @@ __all__ = [
     "bit_probabilities",
     "bits_to_tokens",
     "categorical",
+    "classifier_space",
     "cosine_alignment",
     "ddim",
     "ddim_invert",
     "dit_from_checkpoint",
+    "draw_samples",
     "edm_heun",
     "encode_all",
     "euler",
     "euler_maruyama",
+    "evaluate_generator",
     "exact_masked_nelbo",
     "expected_nfe",
     "gumbel_argmax",
@@ -173,14 +188,17 @@ __all__ = [
     "inpaint",
     "karras_sigmas",
     "load_dit_checkpoint",
+    "make_denoising_network",
     "mask_bernoulli",
     "mask_exactly",
     "masked_cross_entropy",
     "masked_nelbo",
+    "model_space",
     "nested_masks",
     "ntxent_alignment",
     "pretrained_denoiser",
     "prior",
+    "random_convolution_space",
     "resample_tokens",
     "sincos_positions",
     "teacher_times",
@@ -189,6 +207,7 @@ __all__ = [
     "train_autoencoder",
     "train_binary_diffusion",
     "train_diffusion",
+    "train_judge",
     "truncated_ancestral_law",
     "truncated_gumbel_probs",
     "uniform_open",
