@@ -72,6 +72,7 @@ from holdfast.diffusion.oracles.bits import ExactBitDenoiser
 from holdfast.diffusion.oracles.gaussian import GaussianMixtureOracle, GaussianOracle
 from holdfast.diffusion.oracles.markov_chain import ExactChainDenoiser, MarkovChain
 from holdfast.diffusion.paths import Coefficients, CosinePath, LinearPath, Path, VPPath
+from holdfast.diffusion.phases import Phase, PhaseRecord, PhasesResult, block_cost, fit_phases
 
 # samplers.ddpm stays there: its name here is that of the schedule's module.
 from holdfast.diffusion.samplers import (
@@ -93,6 +94,7 @@ from holdfast.diffusion.scaling import DataScaling
 from holdfast.diffusion.schedules import ExponentialDecay, Schedule, weight_at
 from holdfast.diffusion.self_alignment import SelfAlignmentLoss, teacher_times
 from holdfast.diffusion.token_times import TokenTimeGroups
+from holdfast.diffusion.warmup import TransferReport, WarmupConfig, embed_weights, embedded_warmup, truncate
 
 __all__ = [
     "DIT_SIZES",
@@ -144,6 +146,9 @@ __all__ = [
     "PatchDiscriminator",
     "Path",
     "PerceptualDistance",
+    "Phase",
+    "PhaseRecord",
+    "PhasesResult",
     "Predictor",
     "Projector",
     "ReconstructionLoss",
@@ -158,15 +163,18 @@ __all__ = [
     "TokenModel",
     "TokenTimeGroups",
     "TokenTransformer",
+    "TransferReport",
     "Transformer",
     "TwoStageMaskedSampler",
     "UNetAdapter",
     "VEPath",
     "VPPath",
+    "WarmupConfig",
     "bernoulli",
     "binary_ancestral",
     "bit_probabilities",
     "bits_to_tokens",
+    "block_cost",
     "categorical",
     "classifier_space",
     "cosine_alignment",
@@ -175,12 +183,15 @@ __all__ = [
     "dit_from_checkpoint",
     "draw_samples",
     "edm_heun",
+    "embed_weights",
+    "embedded_warmup",
     "encode_all",
     "euler",
     "euler_maruyama",
     "evaluate_generator",
     "exact_masked_nelbo",
     "expected_nfe",
+    "fit_phases",
     "gumbel_argmax",
     "gumbel_ceiling",
     "heun",
@@ -208,6 +219,7 @@ __all__ = [
     "train_binary_diffusion",
     "train_diffusion",
     "train_judge",
+    "truncate",
     "truncated_ancestral_law",
     "truncated_gumbel_probs",
     "uniform_open",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
@@ -245,6 +246,15 @@ class AlignmentLoss(Term):
         dims = [t.encode(images[:2]).shape[-1] for t in targets]
         blocks, width = cast("int", network.depth), cast("int", network.width)
         return cls(max(1, round(blocks / 3)) if depth is None else depth, targets, width=width, dim=dims, **options)
+
+    def at(self, depth: int, *, weight: Schedule | None = None) -> Self:
+        """Return the same term, with the same projectors, at another block and with another weight."""
+        check_number("depth", depth, low=1, integer=True)
+        other = copy.copy(self)
+        other.depth, other.taps = depth, (depth,)
+        if weight is not None:
+            other.weight = weight
+        return other
 
     def forward(self, ctx: TermContext) -> Float[Tensor, ""]:
         """Return the loss of a batch, averaged over encoders."""

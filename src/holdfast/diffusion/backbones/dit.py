@@ -104,7 +104,7 @@ class DiT(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
         out = in_channels * (2 if learn_sigma else 1)
-        self.head = nn.Linear(width, patch * patch * out)
+        self.head: nn.Linear | None = nn.Linear(width, patch * patch * out)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -117,8 +117,8 @@ class DiT(nn.Module):
         for layer in (self.time.mlp[0], self.time.mlp[2]):
             nn.init.normal_(layer.weight, std=0.02)  # pyright: ignore[reportArgumentType]
         for layer in (self.modulation[1], self.head):
-            nn.init.zeros_(layer.weight)  # pyright: ignore[reportArgumentType]
-            nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(layer.weight)  # pyright: ignore[reportArgumentType, reportOptionalMemberAccess]
+            nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType, reportOptionalMemberAccess]
 
     @property
     def null_class(self) -> int:
@@ -163,7 +163,7 @@ class DiT(nn.Module):
         c = self.condition(t, y)
         mask = None if groups is None else groups[:, :, None] == groups[:, None, :]
         h, found = self.blocks(self.tokens(x), c, taps=taps, stop_at=stop_at, mask=mask)
-        if h is None:
+        if h is None or self.head is None:
             return Output(None, found)
         shift, scale = self.modulation(c).chunk(2, dim=-1)
         pixels = self.head(modulate(self.norm(h), shift, scale))
