@@ -40,6 +40,7 @@ from holdfast.diffusion.ddpm import DDPMSchedule
 from holdfast.diffusion.denoiser import Denoiser, Output, Predictor
 from holdfast.diffusion.draws import bernoulli, categorical, gumbel_argmax, uniform_open
 from holdfast.diffusion.edm import EDMPreconditioner, EDMWeight, LogNormalSigma, VEPath
+from holdfast.diffusion.error_decomposition import decompose_velocity_error
 from holdfast.diffusion.evaluation import GeneratorEvaluation, evaluate_generator
 from holdfast.diffusion.feature_spaces import classifier_space, model_space, random_convolution_space, train_judge
 from holdfast.diffusion.frozen_encoder import FrozenEncoder, RepresentationTarget, encode_all, resample_tokens
@@ -180,6 +181,7 @@ __all__ = [
     "cosine_alignment",
     "ddim",
     "ddim_invert",
+    "decompose_velocity_error",
     "dit_from_checkpoint",
     "draw_samples",
     "edm_heun",
