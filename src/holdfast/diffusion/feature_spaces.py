@@ -25,7 +25,7 @@ def train_judge(
     x: Float[Tensor, "n channels height width"],
     y: Any,
     *,
-    steps: int = 600,
+    steps: int | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: bool = False,
@@ -35,13 +35,15 @@ def train_judge(
     Args:
         x: real images in [-1, 1].
         y: labels (n,).
-        steps: of training.
+        steps: of training, 64 images each; by default 600, or 40 passes where those are fewer.
         seed: of weights and batches; the default makes one measure for all models of the same data.
         progress: show a bar.
 
     Raises:
         ValueError: for labels that do not fit.
     """
+    if steps is None:
+        steps = min(600, 40 * math.ceil(len(x) / 64))
     judge = NeuralClassifier(
         size="small",
         steps=steps,

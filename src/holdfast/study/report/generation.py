@@ -71,7 +71,7 @@ def _charts(summary: Mapping[str, Any]) -> dict[str, str]:
         curves.append(Series("held-out data", held, "ship"))
     if len(history) > 1:
         charts["loss"] = lines(
-            "Denoising error over training", curves, x_axis="step", y_axis="denoising error", limits=(0.0, float("inf"))
+            "Denoising error over training", curves, x_axis="step", y_axis="denoising error", log_y=True
         )
     f = summary["features"]
     if f is not None and f["accuracy"]:
