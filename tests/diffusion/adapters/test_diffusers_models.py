@@ -17,6 +17,7 @@ from holdfast.diffusion.adapters import (
 )
 from holdfast.diffusion.ddpm import DDPMSchedule
 from holdfast.diffusion.denoiser import Denoiser
+from holdfast.diffusion.features import DiffusionFeatures
 from holdfast.diffusion.guidance import Guidance
 from holdfast.diffusion.objective import train_diffusion
 from holdfast.diffusion.samplers import ddim, ddpm, euler
@@ -190,6 +191,16 @@ def test_adapters_train_through_the_common_loop():
     )
     assert result.steps == 2
     assert not torch.equal(unet.conv_in.weight, before)
+
+
+def test_features_are_read_from_the_adapters():
+    images, path = X.clamp(-1, 1), DDPMSchedule(1000)
+    unet = DiffusionFeatures(Denoiser(UNetAdapter(make_unet()), path, "noise"), t=(50.0, 90.0), block=(5, 9), pool=2)
+    shapes = {key: tuple(h.shape) for key, h in unet(images).items()}
+    assert shapes == {(t, b): (2, 16, 2, 2) for t in (50.0, 90.0) for b in (5, 9)}
+    dit = DiffusionFeatures(Denoiser(DiTAdapter(make_dit()), path, "noise"), t=50.0, block=2, pool=1)
+    assert dit(images, torch.tensor([5, 5])).shape == (2, 16, 1, 1)
+    assert UNetAdapter(make_unet()).table().splitlines()[-1].split() == ["13", "up", "8", "16"]
 
 
 def test_half_precision_weights_take_and_return_the_callers_precision():

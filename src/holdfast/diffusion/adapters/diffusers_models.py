@@ -103,6 +103,11 @@ class UNetAdapter(nn.Module):
         """Number of blocks."""
         return len(self.blocks)
 
+    def table(self) -> str:
+        """Return the block table as text."""
+        rows = [f"{b.index:5}  {b.stage:6}  {b.channels:8}  {b.resolution:10}" for b in self.blocks]
+        return "\n".join(["block  stage   channels  resolution", *rows])
+
     def forward(
         self,
         x: Float[Tensor, "batch channels height width"],
