@@ -139,7 +139,9 @@ def _write(folder):
     broken.mkdir()
     (broken / "a.png").write_bytes(b"not a picture")
     np.savez(folder / "range.npz", x=rng.normal(0, 9, (90, 8, 8)))
-    np.savez(folder / "nan.npz", x=np.full((90, 8, 8), np.nan))
+    holed = rng.random((90, 8, 8))
+    holed[4, 2, 2] = np.nan
+    np.savez(folder / "nan.npz", x=holed)
     np.savez(folder / "odd.npz", x=rng.random((90, 9, 9)))
     np.savez(folder / "ok.npz", x=rng.random((90, 8, 8)))
     np.savez(folder / "named.npz", pictures=rng.random((90, 8, 8)))
@@ -157,7 +159,7 @@ def _write(folder):
         ("flat holds 3 samples; a generator needs at least 60", ["train", "--data", "{}/flat"]),
         ("lies in no class folder", ["train", "--data", "{}/flat", "--labels"]),
         ("must have values in [0, 1] or [-1, 1]", ["train", "--data", "{}/range.npz"]),
-        ("must be finite, but row 0 holds nan", ["train", "--data", "{}/nan.npz"]),
+        ("must be finite, but row 4 holds nan", ["train", "--data", "{}/nan.npz"]),
         ("a multiple of 4, got 9 x 9", ["train", "--data", "{}/odd.npz", "--network", "unet"]),
         ("patch=2 for 9 x 9", ["train", "--data", "{}/odd.npz", "--network", "dit", "--patch", "2"]),
         ("has no array named x", ["train", "--data", "{}/named.npz"]),
@@ -168,6 +170,9 @@ def _write(folder):
         ("there is no model at nowhere", ["train", "--data", "{}/ok.npz", "--features", "nowhere"]),
         ("network must be one of", ["train", "--data", "{}/ok.npz", "--network", "gan"]),
         ("--image-size resizes folders and named data sets", ["train", "--data", "{}/ok.npz", "--image-size", "8"]),
+        ("steps must be in [1, inf), got 0", ["train", "--data", "{}/ok.npz", "--steps", "0"]),
+        ("--value-range must be two numbers", ["train", "--data", "{}/range.npz", "--value-range", "9"]),
+        ("--limit must be in [2, inf)", ["train", "--data", "{}/ok.npz", "--limit", "1"]),
         ("there is no model at nowhere", ["sample", "nowhere"]),
     ],
 )
@@ -180,6 +185,7 @@ def test_bad_input_is_one_line_and_status_one(tmp_path, capsys, monkeypatch, mat
     assert end.value.code == 1
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(said) == 1
+    assert not (tmp_path / "holdfast-runs").exists()  # refused before anything was trained
     assert match in said[0]
 
 

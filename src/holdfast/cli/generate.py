@@ -35,15 +35,15 @@ Data = Annotated[
 Labels = Annotated[
     bool, typer.Option("--labels", help="Read labels: class folders, array y, or the set's own.", rich_help_panel=_DATA)
 ]
-ImageSize = Annotated[int | None, typer.Option(min=4, help="Resize images to SIZE x SIZE.", rich_help_panel=_DATA)]
-Limit = Annotated[int | None, typer.Option(min=2, help="Read so many samples, drawn at random.", rich_help_panel=_DATA)]
-GuidanceScale = Annotated[float, typer.Option(min=0, help="Scale of classifier-free guidance; 1 is none.")]
-SamplerSteps = Annotated[int, typer.Option(min=1, help="Steps of the sampler.")]
+ImageSize = Annotated[int | None, typer.Option(help="Resize images to SIZE x SIZE.", rich_help_panel=_DATA)]
+Limit = Annotated[int | None, typer.Option(help="Read so many samples, drawn at random.", rich_help_panel=_DATA)]
+GuidanceScale = Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.")]
+SamplerSteps = Annotated[int, typer.Option(help="Steps of the sampler.")]
 SamplerName = Annotated[str, typer.Option(help="heun, euler, ddim, euler_maruyama or ddpm.")]
 Features = Annotated[
     str | None, typer.Option(help="Feature space of the distances: a model file, or a Hugging Face name.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything that is random.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 
 
@@ -53,26 +53,29 @@ def train(
     labels: Labels = False,
     image_size: ImageSize = None,
     limit: Limit = None,
+    value_range: Annotated[
+        str | None, typer.Option(help="Black and white of arrays, LOW,HIGH; else found.", rich_help_panel=_DATA)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder; default holdfast-runs/generate-NAME.", rich_help_panel=_RUN)
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.", rich_help_panel=_MODEL)] = 2000,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.", rich_help_panel=_MODEL)] = 2000,
     network: Annotated[str, typer.Option(help="auto, unet, dit, or mlp for vectors.", rich_help_panel=_MODEL)] = "auto",
     size: Annotated[str, typer.Option(help="tiny, small (CPU), base, large (GPU).", rich_help_panel=_MODEL)] = "small",
-    patch: Annotated[int | None, typer.Option(min=1, help="Side of a patch (dit).", rich_help_panel=_MODEL)] = None,
+    patch: Annotated[int | None, typer.Option(help="Side of a patch (dit).", rich_help_panel=_MODEL)] = None,
     align: Annotated[
         str | None, typer.Option(help="self, a model file, or a Hugging Face name.", rich_help_panel=_MODEL)
     ] = None,
     warmup: Annotated[
-        int, typer.Option(min=0, help="Steps on the encoder's features alone, first.", rich_help_panel=_MODEL)
+        int, typer.Option(help="Steps on the encoder's features alone, first.", rich_help_panel=_MODEL)
     ] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of a step.", rich_help_panel=_MODEL)] = 64,
+    batch_size: Annotated[int, typer.Option(help="Images of a step.", rich_help_panel=_MODEL)] = 64,
     lr: Annotated[float, typer.Option(help="Learning rate.", rich_help_panel=_MODEL)] = 2e-3,
     guidance: GuidanceScale = 1.0,
     sampler: SamplerName = "heun",
     features: Features = None,
     samples: Annotated[
-        int, typer.Option(min=6, help="Samples of the evaluation; fewer where fewer real ones are held out.")
+        int, typer.Option(help="Samples of the evaluation; fewer where fewer real ones are held out.")
     ] = 1000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...", rich_help_panel=_RUN)] = "auto",
     precision: Annotated[str, typer.Option(help="32-true, or bf16-mixed.", rich_help_panel=_RUN)] = "32-true",
@@ -85,18 +88,22 @@ def train(
     """
     from holdfast.core.random import spawn_seed
     from holdfast.diffusion.model import DiffusionModel
+    from holdfast.diffusion.scaling import DataScaling
     from holdfast.study.generation import Stages
 
+    span = _span(value_range)
     if guidance != 1 and not labels:
         raise ValueError("--guidance needs --labels: only a model that knows classes can be guided towards one")
     space = None if features is None else _space(features)
     known = read_generation_data(data, labels=labels, size=image_size, limit=limit, seed=seed)
+    DataScaling.fit(known.x, span)  # what cannot be learned is refused before anything is trained
     known, held = _hold_out(known, spawn_seed(seed, "reference"))
     folder = out or Path("holdfast-runs") / f"generate-{known.name}"
     model = DiffusionModel(
         network=network,
         size=size,
         patch=patch,
+        value_range=span,
         align=align,
         warmup=warmup,
         steps=steps,
@@ -126,7 +133,7 @@ def train(
 @app.command()
 def sample(
     model: Annotated[Path, typer.Argument(help="What `holdfast generate train` saved, or its folder.")],
-    n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 64,
+    n: Annotated[int, typer.Option("--n", help="How many.")] = 64,
     label: Annotated[str | None, typer.Option(help="Class, or classes in turn, comma-separated.")] = None,
     guidance: GuidanceScale = 1.0,
     steps: SamplerSteps = 20,
@@ -134,7 +141,7 @@ def sample(
     out: Annotated[Path, typer.Option("--out", "-o", help="A .png grid, an .npz or .npy file, or a folder.")] = Path(
         "samples.png"
     ),
-    seed: Annotated[int | None, typer.Option(min=0, help="Default: another one every time.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: another one every time.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw new samples: one picture of all, a file of arrays, or a folder of PNGs."""
@@ -167,7 +174,7 @@ def evaluate(
     labels: Labels = False,
     limit: Limit = None,
     features: Features = None,
-    samples: Annotated[int, typer.Option(min=6, help="Samples of everything; at most half of the data.")] = 1000,
+    samples: Annotated[int, typer.Option(help="Samples of everything; at most half of the data.")] = 1000,
     steps: Annotated[str, typer.Option(help="Numbers of sampler steps, comma-separated.")] = "2,5,10,20,40",
     guidance: GuidanceScale = 1.0,
     sampler: SamplerName = "heun",
@@ -215,6 +222,16 @@ def evaluate(
             folder=folder, data=data, count=len(x), model_path=model,
         )  # fmt: skip
     _say(done, as_json, folder)
+
+
+def _span(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--value-range must be two numbers, LOW,HIGH, got {text!r}") from None
+    return low, high
 
 
 def _hold_out(data: GenerationData, seed: int) -> tuple[GenerationData, GenerationData]:

@@ -55,8 +55,11 @@ def read_generation_data(
     """
     import numpy as np
 
+    from holdfast.core.checks import check_number
     from holdfast.data.errors import DataError
 
+    if limit is not None:
+        check_number("--limit", limit, low=2, integer=True)
     path = Path(source)
     if path.exists():
         data = _folder(path, labels, size, channels) if path.is_dir() else _arrays(path, labels, size)

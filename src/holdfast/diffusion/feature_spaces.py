@@ -82,8 +82,8 @@ def classifier_space(judge: Estimator, name: str = "") -> FeatureSpace:
 def random_convolution_space(channels: int, size: int, *, features: int = 64, seed: int = 0) -> FeatureSpace:
     """Return features of a network that was never trained: for data without labels, and coarse comparisons only.
 
-    Strided 3 x 3 convolutions with leaky ReLU, down to 4 x 4 places, averaged over each quarter of the image. Its weights
-    depend on the arguments alone, so numbers can be compared between runs.
+    Strided 3 x 3 convolutions with leaky ReLU, down to 4 x 4 places, averaged over each quarter of the image. Its
+    weights depend on the arguments alone, so numbers can be compared between runs.
 
     Args:
         channels: of the images.

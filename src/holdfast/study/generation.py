@@ -70,7 +70,7 @@ class Stages:
         images = unit_images(x)
         picture = image_grid(images, columns=columns, zoom=_zoom(columns, images.shape[-1]))
         path = save_png(picture, self.folder / f"step-{step:06d}.png")
-        small = image_grid(images[: columns * 2], columns=min(columns, 5), gap=1)
+        small = image_grid(images[: min(20, len(images) // 5 * 5)], columns=5, gap=1)
         self.pictures.append((step, data_url(small)))
         if self.told is not None:
             self.told(step, path)
