@@ -45,6 +45,7 @@ _EXPORTS: dict[str, str] = {
     "AdaptiveLabelDRO": "holdfast.shift",
     "LabelDRO": "holdfast.shift",
     "CategoryModel": "holdfast.representation",
+    "DiffusionFeatureClassifier": "holdfast.diffusion",
     "MatryoshkaClassifier": "holdfast.representation",
     "RelativeClassifier": "holdfast.representation",
     "RichClassifier": "holdfast.representation",
@@ -76,7 +77,7 @@ if TYPE_CHECKING:
         read_table,
         read_text,
     )
-    from holdfast.diffusion import DiffusionModel
+    from holdfast.diffusion import DiffusionFeatureClassifier, DiffusionModel
     from holdfast.papers import cite, papers, reproduce
     from holdfast.representation import (
         CategoryModel,

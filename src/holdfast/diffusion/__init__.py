@@ -9,6 +9,16 @@ from holdfast.diffusion.adapters import (
     pretrained_denoiser,
 )
 from holdfast.diffusion.alignment import AlignmentLoss, Projector, cosine_alignment, ntxent_alignment
+from holdfast.diffusion.alternating import (
+    ADDP,
+    FrozenTokenizer,
+    MaskedTokenPredictor,
+    PixelToToken,
+    RatioLaw,
+    soft_token_loss,
+    train_addp,
+    train_token_predictor,
+)
 from holdfast.diffusion.autoencoder import (
     BernoulliCode,
     Bottleneck,
@@ -18,7 +28,9 @@ from holdfast.diffusion.autoencoder import (
     PatchDiscriminator,
     PerceptualDistance,
     ReconstructionLoss,
+    VectorQuantizer,
     bits_to_tokens,
+    code_perplexity,
     tokens_to_bits,
     train_autoencoder,
 )
@@ -28,6 +40,9 @@ from holdfast.diffusion.backbones.embeddings import LabelEmbedding, TimeEmbeddin
 from holdfast.diffusion.backbones.mlp import DenoisingMLP
 from holdfast.diffusion.backbones.token_transformer import TokenTransformer
 from holdfast.diffusion.backbones.transformer import ModulatedBlock, Transformer
+from holdfast.diffusion.backbones.unet import BlockInfo, UNet
+from holdfast.diffusion.backbones.unet_blocks import wake_zero_layers
+from holdfast.diffusion.backbones.vit import ViTEncoder
 from holdfast.diffusion.binary import (
     BinaryDiffusion,
     BinarySchedule,
@@ -42,10 +57,19 @@ from holdfast.diffusion.draws import bernoulli, categorical, gumbel_argmax, unif
 from holdfast.diffusion.edm import EDMPreconditioner, EDMWeight, LogNormalSigma, VEPath
 from holdfast.diffusion.error_decomposition import decompose_velocity_error
 from holdfast.diffusion.evaluation import GeneratorEvaluation, evaluate_generator
+from holdfast.diffusion.feature_classifier import DiffusionFeatureClassifier
+from holdfast.diffusion.feature_encoder import DiffusionEncoder
+from holdfast.diffusion.feature_grid import FeatureGrid, feature_quality_map, few_labels, sweep_features
 from holdfast.diffusion.feature_spaces import classifier_space, model_space, random_convolution_space, train_judge
+from holdfast.diffusion.feature_table import FeatureTable, model_hash
+from holdfast.diffusion.features import DiffusionFeatures, pool_map
+from holdfast.diffusion.feedback import DecoderFeedback
+from holdfast.diffusion.finetune import finetune, layer_decay_groups
 from holdfast.diffusion.frozen_encoder import FrozenEncoder, RepresentationTarget, encode_all, resample_tokens
 from holdfast.diffusion.guidance import Guidance
 from holdfast.diffusion.gumbel_truncation import gumbel_ceiling, truncated_gumbel_probs
+from holdfast.diffusion.head_training import crop_and_flip, head_logits, train_head
+from holdfast.diffusion.heads import AttentionHead, ConvHead, FusionHead, LinearHead, MLPHead
 from holdfast.diffusion.masked import (
     AncestralMaskedSampler,
     ConfidenceSampler,
@@ -98,29 +122,37 @@ from holdfast.diffusion.token_times import TokenTimeGroups
 from holdfast.diffusion.warmup import TransferReport, WarmupConfig, embed_weights, embedded_warmup, truncate
 
 __all__ = [
+    "ADDP",
     "DIT_SIZES",
     "SAMPLERS",
     "AlignmentLoss",
     "AncestralMaskedSampler",
+    "AttentionHead",
     "BernoulliCode",
     "BinaryDiffusion",
     "BinarySchedule",
     "BitPredictor",
     "BitTransformer",
+    "BlockInfo",
     "Bottleneck",
     "CheckpointReport",
     "Code",
     "Coefficients",
     "ConfidenceSampler",
     "ConvAutoencoder",
+    "ConvHead",
     "CosineMask",
     "CosinePath",
     "DDPMSchedule",
     "DataScaling",
+    "DecoderFeedback",
     "Denoiser",
     "DenoisingMLP",
     "DiT",
     "DiTAdapter",
+    "DiffusionEncoder",
+    "DiffusionFeatureClassifier",
+    "DiffusionFeatures",
     "DiffusionModel",
     "DiffusionObjective",
     "EDMPreconditioner",
@@ -128,8 +160,12 @@ __all__ = [
     "ExactBitDenoiser",
     "ExactChainDenoiser",
     "ExponentialDecay",
+    "FeatureGrid",
+    "FeatureTable",
     "FirstHittingSampler",
     "FrozenEncoder",
+    "FrozenTokenizer",
+    "FusionHead",
     "GaussianKL",
     "GaussianMixtureOracle",
     "GaussianOracle",
@@ -137,11 +173,14 @@ __all__ = [
     "GeometricMask",
     "Guidance",
     "LabelEmbedding",
+    "LinearHead",
     "LinearMask",
     "LinearPath",
     "LogNormalSigma",
+    "MLPHead",
     "MarkovChain",
     "MaskSchedule",
+    "MaskedTokenPredictor",
     "ModulatedBlock",
     "Output",
     "PatchDiscriminator",
@@ -150,8 +189,10 @@ __all__ = [
     "Phase",
     "PhaseRecord",
     "PhasesResult",
+    "PixelToToken",
     "Predictor",
     "Projector",
+    "RatioLaw",
     "ReconstructionLoss",
     "RepresentationTarget",
     "Samples",
@@ -167,9 +208,12 @@ __all__ = [
     "TransferReport",
     "Transformer",
     "TwoStageMaskedSampler",
+    "UNet",
     "UNetAdapter",
     "VEPath",
     "VPPath",
+    "VectorQuantizer",
+    "ViTEncoder",
     "WarmupConfig",
     "bernoulli",
     "binary_ancestral",
@@ -178,7 +222,9 @@ __all__ = [
     "block_cost",
     "categorical",
     "classifier_space",
+    "code_perplexity",
     "cosine_alignment",
+    "crop_and_flip",
     "ddim",
     "ddim_invert",
     "decompose_velocity_error",
@@ -193,37 +239,50 @@ __all__ = [
     "evaluate_generator",
     "exact_masked_nelbo",
     "expected_nfe",
+    "feature_quality_map",
+    "few_labels",
+    "finetune",
     "fit_phases",
     "gumbel_argmax",
     "gumbel_ceiling",
+    "head_logits",
     "heun",
     "hitting_times",
     "inpaint",
     "karras_sigmas",
+    "layer_decay_groups",
     "load_dit_checkpoint",
     "make_denoising_network",
     "mask_bernoulli",
     "mask_exactly",
     "masked_cross_entropy",
     "masked_nelbo",
+    "model_hash",
     "model_space",
     "nested_masks",
     "ntxent_alignment",
+    "pool_map",
     "pretrained_denoiser",
     "prior",
     "random_convolution_space",
     "resample_tokens",
     "sincos_positions",
+    "soft_token_loss",
+    "sweep_features",
     "teacher_times",
     "time_grid",
     "tokens_to_bits",
+    "train_addp",
     "train_autoencoder",
     "train_binary_diffusion",
     "train_diffusion",
+    "train_head",
     "train_judge",
+    "train_token_predictor",
     "truncate",
     "truncated_ancestral_law",
     "truncated_gumbel_probs",
     "uniform_open",
+    "wake_zero_layers",
     "weight_at",
 ]

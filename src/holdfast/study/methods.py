@@ -97,6 +97,11 @@ METHODS: dict[str, Method] = {
         "several networks trained apart, their features concatenated",
         {**_OPTIMISER, "n_episodes": Choice((2, 4, 6))},
     ),
+    "diffusion-features": Method(
+        "holdfast.diffusion:DiffusionFeatureClassifier",
+        "a light head on frozen features of a diffusion model of the inputs",
+        {**_OPTIMISER, "pool": Choice((1, 2, 4)), "C": LogUniform(1e-2, 1e1)},
+    ),
     "matryoshka": Method(
         "holdfast.representation:MatryoshkaClassifier",
         "features of which every prefix is a representation too",
