@@ -129,10 +129,13 @@ def test_score_falls_when_data_are_not_those_of_training(fitted):
     assert model.score(x, y) > model.score(noise, y)
 
 
-@pytest.mark.parametrize("path", ["cosine", "vp", "ddpm"])
+@pytest.mark.parametrize("path", ["linear", "cosine", "vp", "ddpm"])
 def test_other_paths_train_and_sample(path):
     model = _model(path=path, prediction="noise").fit(_images()[0])
-    assert model.sample(2, steps=3, sampler="ddim").shape == (2, 8, 8)
+    for sampler in ("ddim", "heun") if path == "ddpm" else ("ddim", "heun", "euler_maruyama"):
+        x = model.draw(2, steps=3, sampler=sampler).x
+        assert x.shape == (2, 1, 8, 8)
+        assert torch.isfinite(x).all()
 
 
 def test_layouts_ranges_and_rectangles_come_back_as_they_were_given():

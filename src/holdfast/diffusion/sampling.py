@@ -14,7 +14,7 @@ from holdfast.core.progress import ProgressBar
 from holdfast.core.random import generator
 from holdfast.diffusion.denoiser import Denoiser
 from holdfast.diffusion.guidance import Guidance
-from holdfast.diffusion.samplers import ddim, ddpm, euler, euler_maruyama, heun, prior
+from holdfast.diffusion.samplers import TimeGrid, ddim, ddpm, euler, euler_maruyama, heun, prior, time_grid
 from holdfast.diffusion.samples import Samples
 
 __all__ = ["SAMPLERS", "draw_samples"]
@@ -29,6 +29,7 @@ SAMPLERS: dict[str, Callable[..., Samples]] = {
 """Every sampler by name."""
 
 _RANDOM = ("euler_maruyama", "ddpm")
+_MARGIN = 1e-3  # share of the path left out where alpha would be 0
 
 
 def draw_samples(
@@ -78,7 +79,7 @@ def draw_samples(
     device = next(model.parameters()).device
     rng = generator(seed)
     noise = prior(model.path, (n, *shape), rng)
-    options: dict[str, Any] = {"steps": steps}
+    options: dict[str, Any] = {"steps": _times(model, sampler, steps)}
     if sampler in _RANDOM:
         options["generator"] = rng
     if guide.scale != 1:
@@ -97,3 +98,17 @@ def draw_samples(
             parts.append(out.x.cpu())
             calls = max(calls, out.calls)
     return Samples(torch.cat(parts), calls)
+
+
+def _times(model: Denoiser, sampler: str, steps: int) -> int | TimeGrid:
+    """Start just inside the path for a network of noise or score: of pure noise it says nothing of the data."""
+    path = model.path
+    alpha = float(path.coefficients(torch.tensor([path.t_max], dtype=torch.float64)).alpha)
+    if model.prediction not in ("noise", "score") or path.discrete or alpha > 1e-6:
+        return steps
+    length = path.t_max - path.t_min
+    start = path.t_max - _MARGIN * length
+    if sampler != "euler_maruyama":
+        return time_grid(path, steps, start=start)
+    times = torch.linspace(start, path.t_min + 0.04 * length, max(2, steps), dtype=torch.float64)
+    return TimeGrid(path, torch.cat([times, times.new_tensor([path.t_min])]))
