@@ -9,6 +9,7 @@ from holdfast.metrics import (
     cross_space_mrr,
     linear_cka,
     mean_cosine,
+    minibatch_cka,
     mutual_knn,
     procrustes_distance,
     topk_jaccard,
@@ -126,6 +127,21 @@ def test_numpy_and_torch_input_give_the_same_value():
     a, b = _z(20, 6), _z(20, 6, 101)
     for f in (linear_cka, cknna, topk_jaccard, cross_space_mrr, mean_cosine, procrustes_distance):
         assert f(a, b) == f(torch.as_tensor(a), torch.as_tensor(b))
+
+
+def test_cka_from_batches_is_that_of_one_batch_in_the_mean():
+    a = _z(600, 6)
+    b = a @ _z(6, 5, 101) + _z(600, 5, 102)
+    assert minibatch_cka([(a, b)]) == pytest.approx(linear_cka(a, b, unbiased=True))
+    parts = [(a[i : i + 60], b[i : i + 60]) for i in range(0, 600, 60)]
+    assert minibatch_cka(parts) == pytest.approx(linear_cka(a, b, unbiased=True), abs=0.05)
+    assert abs(minibatch_cka((x, _z(60, 5, 200 + i)) for i, (x, _) in enumerate(parts))) < 0.05
+    q = ortho_group.rvs(6, random_state=100)
+    assert minibatch_cka((x, 3 * x @ q) for x, _ in parts) == pytest.approx(1)
+    with pytest.raises(ValueError, match="holds nothing"):
+        minibatch_cka([])
+    with pytest.raises(ValueError, match="at least 4"):
+        minibatch_cka([(a[:3], b[:3])])
 
 
 def test_similarity_refuses_bad_input():

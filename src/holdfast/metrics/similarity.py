@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ __all__ = [
     "cross_space_mrr",
     "linear_cka",
     "mean_cosine",
+    "minibatch_cka",
     "mutual_knn",
     "procrustes_distance",
     "topk_jaccard",
@@ -59,6 +61,41 @@ def linear_cka(z1: Any, z2: Any, *, unbiased: bool = False) -> float:
         k, m = a @ a.T, b @ b.T
         return float((k * m).sum() / (k.norm() * m.norm()))
     return float((b.T @ a).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm()))
+
+
+def minibatch_cka(batches: Iterable[tuple[Any, Any]]) -> float:
+    r"""Linear centred kernel alignment from batches, for representations that do not fit into memory together.
+
+    .. math:: \frac{\sum_i \mathrm{HSIC}_u(K_i, L_i)}
+                   {\sqrt{\sum_i \mathrm{HSIC}_u(K_i, K_i)\,\sum_i \mathrm{HSIC}_u(L_i, L_i)}}
+
+    over batches i with kernels :math:`K_i, L_i` of their rows. The estimates are unbiased, so the value does not
+    depend on the size of the batches but for noise; with one batch it is ``linear_cka(..., unbiased=True)``.
+
+    Args:
+        batches: pairs ``(n_i, d1)``, ``(n_i, d2)`` of the same items, at least 4 each; a last batch of fewer rows is
+            better left out.
+
+    Raises:
+        ValueError: for no batches, different row counts, or a representation that is constant.
+
+    Source: Nguyen, Raghu and Kornblith, "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021, equation 3.
+
+    Examples:
+        >>> import torch
+        >>> z = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+        >>> round(minibatch_cka((part, -2 * part) for part in z.split(16)), 6)
+        1.0
+    """
+    sums: list[Tensor] = []
+    for z1, z2 in batches:
+        a, b = (centred(n, z) for n, z in zip(("z1", "z2"), as_pair("z1", z1, "z2", z2)))
+        k, m = a @ a.T, b @ b.T
+        sums.append(torch.stack([_hsic(k, m), _hsic(k, k), _hsic(m, m)]).cpu())
+    if not sums:
+        raise ValueError("batches holds nothing: there must be at least one pair of representations")
+    cross, own1, own2 = torch.stack(sums).sum(0)
+    return _ratio(cross, own1, own2)
 
 
 def cknna(z1: Any, z2: Any, k: int = 10, *, normalise: bool = True) -> float:
