@@ -22,6 +22,7 @@ BUILT: dict[int, str] = {
     12: "p12_stationary",
     14: "p14_relative",
     17: "p17_category_modeling",
+    20: "p20_addp",
     23: "p23_rich_representations",
     27: "p27_matryoshka",
     41: "p41_sra",
