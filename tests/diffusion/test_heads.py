@@ -76,6 +76,16 @@ def test_attention_head_pools_maps_larger_than_its_side_only() -> None:
     )
 
 
+def test_channels_last_maps_train_as_others_do() -> None:
+    with isolated_rng(100):
+        head = AttentionHead(8, 3, **SMALL)
+    grads = []
+    for h in (_maps(), _maps().to(memory_format=torch.channels_last)):
+        grads.append(torch.autograd.grad(head(h).square().sum(), list(head.parameters())))
+    for a, b in zip(*grads):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
 def test_fusion_of_one_map_is_the_attention_head() -> None:
     with isolated_rng(100):
         fusion, head = FusionHead({(90, 4): 8}, 3, **SMALL).eval(), AttentionHead(8, 3, **SMALL).eval()

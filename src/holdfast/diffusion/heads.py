@@ -127,8 +127,11 @@ class _Tokens(nn.Module):
 
     def forward(self, h: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens dim"]:
         _check_channels(h, self.channels)
-        h = pool_map(h, self.side) if min(h.shape[-2:]) > self.side else h
-        return self.project(self.norm(h)).flatten(2).mT
+        return self.embed(pool_map(h, self.side) if min(h.shape[-2:]) > self.side else h)
+
+    def embed(self, h: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens dim"]:
+        # On the CPU, torch's backward pass of a group norm crashes on channels-last maps that need no gradient.
+        return self.project(self.norm(h.contiguous())).flatten(2).mT
 
 
 class AttentionHead(nn.Module):
@@ -186,7 +189,7 @@ class AttentionHead(nn.Module):
         if self.tokens_from == "tokens":
             if h.ndim != 3:
                 raise ValueError(f"tokens must have shape (batch, tokens, channels), got {tuple(h.shape)}")
-            tokens = self.tokens.project(self.tokens.norm(h.mT[..., None])).flatten(2).mT
+            tokens = self.tokens.embed(h.mT[..., None])
         else:
             tokens = self.tokens(h)
         if self.positions is not None:

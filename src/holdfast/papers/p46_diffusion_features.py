@@ -117,7 +117,7 @@ def _photographs() -> _Setting:
         labelled=min(10_000, 3 * len(x) // 5),
         validation=min(2000, len(x) // 5),
         times=(10, 50, 90, 200, 400, _LATE),
-        blocks=tuple(range(1, 25)),
+        blocks=tuple(range(1, 26)),
         net=net,
         steps=12_000,
         gan_steps=24_000,
