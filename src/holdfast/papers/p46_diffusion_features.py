@@ -242,7 +242,9 @@ def _heads(s: _Setting, split: _Split, model: Denoiser, key: Key, seed: int) -> 
     rows = torch.cat([split.labelled, split.validation]).sort().values
     near = sorted(s.blocks, key=lambda b: (abs(b - block), b))[: 2 if s.fusion else 1]
     others = sorted(s.times, key=lambda v: (abs(v - t), v))[: 2 if s.fusion else 1]
-    features = DiffusionFeatures(model, others, near, pool=None, seed=spawn_seed(seed, "noise"))
+    network: Any = model.network
+    side = min(8, *(network.blocks[b - 1].resolution for b in near))
+    features = DiffusionFeatures(model, others, near, pool=side, seed=spawn_seed(seed, "noise"))
     table = features.extract(s.x[rows])
     features.seed = spawn_seed(seed, "test noise")
     test = features.extract(s.x_test)
