@@ -112,5 +112,5 @@ def _regressor(kind: str, seed: int) -> Any:
 
     if kind == "ridge":
         return make_pipeline(StandardScaler(), RidgeCV(_ALPHAS))
-    perceptron = MLPRegressor((128,), early_stopping=True, max_iter=200, random_state=seed)
+    perceptron = MLPRegressor(hidden_layer_sizes=(128,), early_stopping=True, max_iter=200, random_state=seed)
     return make_pipeline(StandardScaler(), perceptron)

@@ -83,8 +83,9 @@ class World:
     hidden: int = 128
     """Of projectors."""
     probe_rows: int = 1000
+    """Images a probe is fitted on; twice as many test it."""
     samples: int = 1000
-    sampling_steps: int = 20
+    sampling_steps: int = 16
     train: Mapping[str, Any] = field(default_factory=lambda: {"device": "cpu"})
     """Device and precision of training."""
 
@@ -128,7 +129,7 @@ def digit_world(scale: Scale = "small") -> World:
     smoke = scale == "smoke"
     data = digit_images(16)
     rows = 600 if smoke else len(data.train)
-    x, encoder_steps = data.train[:rows], 10 if smoke else 300
+    x, encoder_steps = data.train[:rows], 10 if smoke else 200
     encoders = {"encoder": digit_encoder(encoder_steps), "random": digit_encoder(encoder_steps, False)}
     world = World(
         x=x,
@@ -225,8 +226,8 @@ def states(
 
 
 def linear_probe(z: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> float:
-    """Return the accuracy on the second half of a logistic regression fitted on the first."""
-    half = len(z) // 2
+    """Return the accuracy on the last two thirds of a logistic regression fitted on the first."""
+    half = len(z) // 3
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -235,8 +236,8 @@ def linear_probe(z: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> float:
 
 
 def probes(world: World, model: nn.Module, blocks: Sequence[int], t: float = TIME) -> dict[int, float]:
-    """Return the probe accuracy of each block at time ``t``, on as many images for fitting as for testing."""
-    rows = 2 * world.probe_rows
+    """Return the probe accuracy of each block at time ``t``."""
+    rows = min(3 * world.probe_rows, len(world.other))
     return {b: linear_probe(z, world.other_y[:rows]) for b, z in states(world, model, blocks, t, rows).items()}
 
 

@@ -52,11 +52,11 @@ class Setting:
     depth: int = 4
     decoder_depth: int = 2
     mlp_ratio: float = 2.0
-    vq_steps: int = 450
+    vq_steps: int = 300
     vq_batch: int = 64
     vq_lr: float = 2e-3
-    predictor_steps: int = 1600
-    steps: int = 700
+    predictor_steps: int = 2000
+    steps: int = 550
     batch: int = 32
     lr: float = 3e-3
     init_std: float = 0.2

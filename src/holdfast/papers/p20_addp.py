@@ -52,7 +52,7 @@ def _few(y: Tensor, n: int, seed: int) -> Tensor:
 
 
 def _probe(features: np.ndarray, labels: np.ndarray) -> LinearProbe:
-    return LinearProbe(weight_decay_grid=(1e-4, 1e-3, 1e-2, 1e-1), max_iter=100, random_state=0).fit(features, labels)
+    return LinearProbe(weight_decay_grid=(1e-4, 1e-3, 1e-2), max_iter=100, random_state=0).fit(features, labels)
 
 
 def _recognise(s: Setting, arms: Arms, seed: int) -> dict[str, float]:

@@ -140,7 +140,7 @@ def _run(world: World, seed: int, arms: dict[str, dict[str, Any]], ticks: int = 
 
 def _experiment(scale: Scale, seed: int) -> dict[str, float]:
     if scale == "gpu":
-        from holdfast.papers._aligned_digits import photo_world
+        from holdfast.papers._aligned_photos import photo_world
 
         return _run(photo_world(), seed, {"sra": {}}, ticks=3)
     # Half of the usual batch: seven networks are trained for one seed.
