@@ -211,7 +211,7 @@ def _names(term: Any) -> list[str]:
 
 @torch.no_grad()
 def states(
-    world: World, model: nn.Module, blocks: Sequence[int], t: float, rows: int
+    world: World, model: Any, blocks: Sequence[int], t: float, rows: int
 ) -> dict[int, Float[Tensor, "rows width"]]:
     """Return each block's output averaged over tokens, for the first ``rows`` other images noised to ``t``."""
     rng = generator(spawn_seed(0, "probe noise"))

@@ -53,8 +53,9 @@ _ARMS: dict[str, dict[str, Any]] = {
 def _shaken(world: World, seed: int) -> Denoiser:
     """An untrained network whose blocks do something: fresh adaLN-Zero blocks are the identity."""
     model = make_model(world, seed)
+    network: Any = model.network
     with isolated_rng(spawn_seed(seed, "shaken")):
-        for block in model.network.blocks.blocks:  # pyright: ignore[reportAttributeAccessIssue]
+        for block in network.blocks.blocks:
             nn.init.xavier_uniform_(block.modulation[1].weight)
             nn.init.normal_(block.modulation[1].bias, std=0.5)
     return model.requires_grad_(False)
