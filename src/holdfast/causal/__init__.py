@@ -1,0 +1,1 @@
+"""Causal representations: codes on which interventions extrapolate."""

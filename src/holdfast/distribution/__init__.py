@@ -1,0 +1,1 @@
+"""Learning over distributions: embeddings of sample sets, conditional generators, mixtures, singular laws, subsets."""

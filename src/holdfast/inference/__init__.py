@@ -1,0 +1,1 @@
+"""Composable Bayesian inference: programs, and transformations that keep what they mean."""
