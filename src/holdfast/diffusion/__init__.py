@@ -94,6 +94,7 @@ from holdfast.diffusion.model import DiffusionModel
 from holdfast.diffusion.networks import make_denoising_network
 from holdfast.diffusion.objective import DiffusionObjective, Term, TermContext, train_diffusion
 from holdfast.diffusion.oracles.bits import ExactBitDenoiser
+from holdfast.diffusion.oracles.empirical import EmpiricalDenoiser
 from holdfast.diffusion.oracles.gaussian import GaussianMixtureOracle, GaussianOracle
 from holdfast.diffusion.oracles.markov_chain import ExactChainDenoiser, MarkovChain
 from holdfast.diffusion.paths import Coefficients, CosinePath, LinearPath, Path, VPPath
@@ -118,12 +119,28 @@ from holdfast.diffusion.sampling import SAMPLERS, draw_samples
 from holdfast.diffusion.scaling import DataScaling
 from holdfast.diffusion.schedules import ExponentialDecay, Schedule, weight_at
 from holdfast.diffusion.self_alignment import SelfAlignmentLoss, teacher_times
+from holdfast.diffusion.time_steps import (
+    PDAE,
+    ConvCodeEncoder,
+    DiTi,
+    GuidedDenoiser,
+    MLPCodeEncoder,
+    ShiftMLP,
+    ShiftUNet,
+    SparseDirection,
+    TimeGate,
+    attribute_error,
+    attribute_error_mc,
+    loss_time,
+    train_diti,
+)
 from holdfast.diffusion.token_times import TokenTimeGroups
 from holdfast.diffusion.warmup import TransferReport, WarmupConfig, embed_weights, embedded_warmup, truncate
 
 __all__ = [
     "ADDP",
     "DIT_SIZES",
+    "PDAE",
     "SAMPLERS",
     "AlignmentLoss",
     "AncestralMaskedSampler",
@@ -140,6 +157,7 @@ __all__ = [
     "Coefficients",
     "ConfidenceSampler",
     "ConvAutoencoder",
+    "ConvCodeEncoder",
     "ConvHead",
     "CosineMask",
     "CosinePath",
@@ -150,6 +168,7 @@ __all__ = [
     "DenoisingMLP",
     "DiT",
     "DiTAdapter",
+    "DiTi",
     "DiffusionEncoder",
     "DiffusionFeatureClassifier",
     "DiffusionFeatures",
@@ -157,6 +176,7 @@ __all__ = [
     "DiffusionObjective",
     "EDMPreconditioner",
     "EDMWeight",
+    "EmpiricalDenoiser",
     "ExactBitDenoiser",
     "ExactChainDenoiser",
     "ExponentialDecay",
@@ -172,11 +192,13 @@ __all__ = [
     "GeneratorEvaluation",
     "GeometricMask",
     "Guidance",
+    "GuidedDenoiser",
     "LabelEmbedding",
     "LinearHead",
     "LinearMask",
     "LinearPath",
     "LogNormalSigma",
+    "MLPCodeEncoder",
     "MLPHead",
     "MarkovChain",
     "MaskSchedule",
@@ -198,9 +220,13 @@ __all__ = [
     "Samples",
     "Schedule",
     "SelfAlignmentLoss",
+    "ShiftMLP",
+    "ShiftUNet",
+    "SparseDirection",
     "Term",
     "TermContext",
     "TimeEmbedding",
+    "TimeGate",
     "TimeGrid",
     "TokenModel",
     "TokenTimeGroups",
@@ -215,6 +241,8 @@ __all__ = [
     "VectorQuantizer",
     "ViTEncoder",
     "WarmupConfig",
+    "attribute_error",
+    "attribute_error_mc",
     "bernoulli",
     "binary_ancestral",
     "bit_probabilities",
@@ -252,6 +280,7 @@ __all__ = [
     "karras_sigmas",
     "layer_decay_groups",
     "load_dit_checkpoint",
+    "loss_time",
     "make_denoising_network",
     "mask_bernoulli",
     "mask_exactly",
@@ -276,6 +305,7 @@ __all__ = [
     "train_autoencoder",
     "train_binary_diffusion",
     "train_diffusion",
+    "train_diti",
     "train_head",
     "train_judge",
     "train_token_predictor",

@@ -30,6 +30,7 @@ from holdfast.metrics.detection import (
     ood_metrics,
     risk_coverage_curve,
 )
+from holdfast.metrics.disentanglement import DCI, band_centroid, dci, mig, modularity, variance_share
 from holdfast.metrics.gaussian import ClassGroupGaussians, aggregate_mahalanobis
 from holdfast.metrics.generation import (
     DensityCoverage,
@@ -82,6 +83,7 @@ from holdfast.metrics.tokens import causal_scorer, generative_perplexity, token_
 from holdfast.metrics.transport import energy_distance, gaussian_w2, gaussian_w2_moments, mmd2, sliced_wasserstein
 
 __all__ = [
+    "DCI",
     "ClassGroupGaussians",
     "DensityCoverage",
     "EnvironmentProbe",
@@ -103,6 +105,7 @@ __all__ = [
     "auroc",
     "balanced_accuracy",
     "balanced_topk_accuracy",
+    "band_centroid",
     "bootstrap_interval",
     "bootstrap_mean",
     "brier",
@@ -110,6 +113,7 @@ __all__ = [
     "cknna",
     "classwise_ece",
     "cross_space_mrr",
+    "dci",
     "density_coverage",
     "effective_rank",
     "energy_distance",
@@ -135,8 +139,10 @@ __all__ = [
     "macro_f1",
     "mean_average_precision",
     "mean_cosine",
+    "mig",
     "minibatch_cka",
     "mmd2",
+    "modularity",
     "mrr",
     "mutual_knn",
     "nearest_neighbours",
@@ -157,6 +163,7 @@ __all__ = [
     "top1",
     "topk_accuracy",
     "topk_jaccard",
+    "variance_share",
     "wilson_interval",
     "worst_group",
 ]

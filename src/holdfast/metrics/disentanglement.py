@@ -232,7 +232,7 @@ def dci(z: Any, factors: Any, *, test_fraction: float = 0.5, trees: int = 50, ra
     for a, c in enumerate(columns):
         x, x_test, y, y_test = train_test_split(code, c, test_size=test_fraction, random_state=random_state)
         # Every split sees the whole code: with a random part of it, entries that tell nothing must be split on too.
-        forest = RandomForestClassifier(trees, max_features=None, random_state=random_state).fit(x, y)
+        forest = cast("Any", RandomForestClassifier)(trees, max_features=None, random_state=random_state).fit(x, y)
         importance[:, a] = forest.feature_importances_
         accuracy.append(float(forest.score(x_test, y_test)))
     r = torch.from_numpy(importance)

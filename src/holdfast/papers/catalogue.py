@@ -27,6 +27,7 @@ BUILT: dict[int, str] = {
     23: "p23_rich_representations",
     27: "p27_matryoshka",
     36: "p36_repa",
+    37: "p37_diti",
     41: "p41_sra",
     46: "p46_diffusion_features",
     48: "p48_label_robust",

@@ -27,9 +27,8 @@ class DiTi(nn.Module):
               \qquad w_t = \frac{\mathrm{SNR}_t^{\gamma}}{1 + \mathrm{SNR}_t}
 
     with :math:`u = M_{i(t)} \odot f(x_0)`, the open part of the code. What the denoiser has just begun to lose is what
-    the newest band is paid for, so that fine attributes go to early bands and coarse ones to late. The norm is the mean
-    over pixels. Only the encoder and the shift are trained; the frozen model stays in evaluation mode, and its
-    parameters stop requiring gradients.
+    the newest band is paid for, so that fine attributes go to early bands and coarse ones to late. Only the encoder
+    and the shift are trained; the frozen model stays in evaluation mode, and its parameters stop requiring gradients.
 
     Args:
         encoder: f, from clean samples to codes.
@@ -123,7 +122,7 @@ class DiTi(nn.Module):
         total = x0.new_zeros(())
         for mode in ("base", "stop_grad") if self.mode == "dual" else (self.mode,):
             corrected = self._corrected(x_t, t, self.gate(z, t, mode), frozen_eps)[1]
-            total = total + (weight * (eps - corrected).square().flatten(1).mean(1)).mean()
+            total = total + (weight * (eps - corrected).square().flatten(1).sum(1)).mean()
         return total
 
     def _corrected(self, x_t: Tensor, t: Tensor, u: Tensor, frozen_eps: Tensor | None) -> tuple[Tensor, Tensor]:
