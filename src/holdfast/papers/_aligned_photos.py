@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from holdfast.core.batching import Batches, BatchPlan
 from holdfast.core.random import generator, isolated_rng
-from holdfast.core.steps import StepInfo
-from holdfast.core.training import train
-from holdfast.data.named import load_named
 from holdfast.diffusion.frozen_encoder import FrozenEncoder, encode_all
-from holdfast.metrics.generation import frechet_distance
 from holdfast.nn.backbones import ResNet
 from holdfast.papers._aligned_digits import World
+from holdfast.papers._photographs import PhotoJudge, photographs
 from holdfast.representation.simclr import train_simclr
 from holdfast.representation.views import PhotoViews
 
@@ -52,52 +45,18 @@ class _Early(nn.Module):
         return self.network.feature_map(x)
 
 
-class _Judge:
-    """Fréchet distance to held-back images, in the features of a supervised residual network."""
-
-    def __init__(self, x: Tensor, y: Tensor, steps: int, widths: tuple[int, ...], device: str, precision: str) -> None:
-        with isolated_rng(0):
-            self.trunk = ResNet(tuple(x.shape[1:]), widths=widths, blocks=(1,) * len(widths), resolution=32)
-            network = nn.Sequential(self.trunk, nn.Linear(widths[-1], 10))
-        views = PhotoViews(smallest=0.6, jitter=0.0, jitter_rate=0.0, grey_rate=0.0)
-
-        def loss(net: nn.Module, batch: tuple[Tensor, Tensor], info: StepInfo) -> Tensor:
-            return F.cross_entropy(net(views(batch[0], info.generator)).float(), batch[1])
-
-        batches = Batches(BatchPlan(len(x), 256, seed=0), lambda rows: (x[rows], y[rows]))
-        train(network, loss, batches, steps=steps, schedule="cosine", device=device, precision=precision, seed=0)
-        self.device = device
-        self.trunk.requires_grad_(False)
-        self.reference = self.features(x)
-
-    @torch.no_grad()
-    def features(self, x: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n d"]:
-        return torch.cat([self.trunk(part.to(self.device)).float().cpu() for part in x.split(500)])
-
-    def frechet(self, x: Float[Tensor, "n 3 side side"]) -> float:
-        return frechet_distance(self.features(x), self.reference)
-
-
-def _photos(rows: int) -> tuple[Float[Tensor, "n 3 32 32"], Int[Tensor, " n"]]:
-    data = load_named("cifar10", part="train", subset=rows <= 10_000)
-    labels = np.unique(data.y, return_inverse=True)[1]
-    order = torch.randperm(len(labels), generator=generator(0))[:rows]
-    return torch.from_numpy(np.asarray(data.x))[order].float() / 127.5 - 1, torch.from_numpy(labels)[order]
-
-
 @cache
 def photo_world(tiny: bool = False) -> World:
     """Return the large world: 20,000 photographs for the generator, 20,000 for encoder, probes and judge.
 
     Patches have 4 x 4 pixels: with 2 x 2 three arms would not fit into some minutes of one GPU. ``tiny`` runs the
     same code in seconds on a CPU.
-
-    Raises:
-        ValueError: where CIFAR-10 cannot be had.
     """
     device = "cuda" if torch.cuda.is_available() and not tiny else "cpu"
     precision = "32-true" if tiny else "bf16-mixed"
-    x, y = _photos(400 if tiny else 40_000)
+    data = photographs()
+    rows = torch.randperm(len(data.train), generator=generator(0))[: 400 if tiny else 40_000]
+    x, y = data.train[rows], data.train_y[rows]
     half = len(x) // 2
     widths = (8, 8, 16, 16) if tiny else _WIDTHS
     encoders = {}
@@ -118,7 +77,7 @@ def photo_world(tiny: bool = False) -> World:
             )
         encoders[name] = FrozenEncoder(_Early(network.to(device)))
     dtype = torch.float32 if tiny else torch.float16
-    judge = _Judge(x[half:], y[half:], 2 if tiny else 3000, widths, device, precision)
+    judge = PhotoJudge(x[half:], y[half:], steps=2 if tiny else 3000, widths=widths, device=device, precision=precision)
     return World(
         x=x[:half],
         other=x[half:],

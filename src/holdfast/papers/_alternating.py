@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from holdfast.diffusion.backbones.vit import ViTEncoder
 from holdfast.metrics.generation import frechet_distance
 from holdfast.nn.backbones import ResNet
 from holdfast.papers._digit_images import digit_images, judge
+from holdfast.papers._photographs import photographs
 from holdfast.papers.record import Scale
 
 __all__ = ["Arms", "MaskedAutoencoder", "Setting", "setting", "train_arms"]
@@ -123,17 +123,9 @@ def _photographs(x: Tensor, generator: torch.Generator) -> Tensor:
 def _cifar() -> Setting:
     """CIFAR-10 on one GPU; digits at 32 x 32 in its place where the files cannot be had (a dry run)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        from holdfast.data.named import load_named
-
-        parts = [load_named("cifar10", part=part, subset=False) for part in ("train", "test")]
-        x, x_test = (torch.from_numpy(np.asarray(p.x)).float() / 255 for p in parts)
-        y, y_test = (torch.from_numpy(np.unique(p.y, return_inverse=True)[1].astype(np.int64)) for p in parts)
-        x, x_test = (v if v.shape[1] == 3 else v.movedim(-1, 1) for v in (x, x_test))
-    except (OSError, ValueError):
-        data = digit_images(32)
-        x, x_test = ((v.expand(-1, 3, -1, -1) + 1) / 2 for v in (data.train, data.other))
-        y, y_test = data.train_y, data.other_y
+    data = photographs()
+    x, x_test = ((v + 1) / 2 for v in (data.train, data.test))
+    y, y_test = data.train_y, data.test_y
     return Setting(
         x=x,
         y=y,

@@ -26,6 +26,7 @@ BUILT: dict[int, str] = {
     22: "p22_erw",
     23: "p23_rich_representations",
     27: "p27_matryoshka",
+    30: "p30_binary_latent",
     36: "p36_repa",
     37: "p37_diti",
     41: "p41_sra",

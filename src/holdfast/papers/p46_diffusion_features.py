@@ -26,6 +26,7 @@ from holdfast.metrics.generation import frechet_distance
 from holdfast.metrics.similarity import linear_cka
 from holdfast.papers._bigan import BiGAN, train_bigan
 from holdfast.papers._digit_images import digit_images, judge
+from holdfast.papers._photographs import photographs
 from holdfast.papers.catalogue import describe
 from holdfast.papers.record import Claim, Scale, Values
 
@@ -95,17 +96,8 @@ def _digits(scale: Scale) -> _Setting:
 
 def _photographs() -> _Setting:
     """CIFAR-10 with its 50,000 training images, or digits at the same size where its files cannot be had."""
-    try:
-        from holdfast.data.named import load_named
-
-        parts = [load_named("cifar10", part=part, subset=False) for part in ("train", "test")]
-        x, x_test = (torch.from_numpy(np.array(p.x)) for p in parts)
-        x, x_test = (v if v.shape[1] == 3 else v.permute(0, 3, 1, 2) for v in (x, x_test))
-        x, x_test = (v.float() / 127.5 - 1 for v in (x, x_test))
-        y, y_test = (torch.from_numpy(np.unique(p.y, return_inverse=True)[1].astype(np.int64)) for p in parts)
-    except (OSError, ValueError):
-        d = digit_images(32)
-        x, y, x_test, y_test = d.train, d.train_y, d.other, d.other_y
+    d = photographs()
+    x, y, x_test, y_test = d.train, d.train_y, d.test, d.test_y
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = {"size": 32, "base": 64, "mult": (1, 2, 2, 2), "blocks_per_level": 2, "attn_resolutions": (16, 8)}
     reference = pool_map(x_test, 8).flatten(1)
