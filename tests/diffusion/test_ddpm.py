@@ -52,6 +52,6 @@ def test_bad_schedules_are_refused():
         DDPMSchedule(10, "liner")
     with pytest.raises(ValueError, match="beta_end"):
         DDPMSchedule(10, beta_start=0.1, beta_end=0.01)
+    x = torch.zeros(1, 2)
     with pytest.raises(ValueError, match=r"\[0, 9\], got 10"):
-        x = torch.zeros(1, 2)
         DDPMSchedule(10).noise(x, x, torch.tensor([10.0]))

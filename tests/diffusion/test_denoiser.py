@@ -67,7 +67,7 @@ def test_times_are_numbers_or_one_per_sample():
 
 
 def test_bad_models_are_refused():
-    with pytest.raises(TypeError, match="path must be a holdfast.diffusion.Path, got str"):
+    with pytest.raises(TypeError, match=r"path must be a holdfast\.diffusion\.Path, got str"):
         Denoiser(nn.Identity(), "linear")
     with pytest.raises(ValueError, match="'speed'"):
         Denoiser(nn.Identity(), LinearPath(), "speed")

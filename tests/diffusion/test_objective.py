@@ -143,7 +143,7 @@ def test_bad_objectives_and_data_are_refused():
         DiffusionObjective(model, time=2.0)
     with pytest.raises(ValueError, match="weight"):
         Size(-1.0)
-    with pytest.raises(TypeError, match="floating-point tensor, got torch.uint8"):
+    with pytest.raises(TypeError, match=r"floating-point tensor, got torch\.uint8"):
         train_diffusion(model, X.to(torch.uint8), steps=1)
     with pytest.raises(ValueError, match="x"):
         train_diffusion(model, X.masked_fill(X > 0.9, float("nan")), steps=1)
