@@ -37,7 +37,7 @@ def _world(scale: Scale) -> World:
     return world if scale == "smoke" else replace(world, steps=_STEPS, sampling_steps=12)
 
 
-def _warm_up(world: World, seed: int, steps: int) -> tuple[Denoiser, AlignmentLoss]:
+def warm_up(world: World, seed: int, steps: int) -> tuple[Denoiser, AlignmentLoss]:
     """Return the short network after phase 1, and its term with the projector."""
     whole = make_model(world, seed)
     short = Denoiser(truncate(whole.network, world.block), whole.path)  # pyright: ignore[reportArgumentType]
@@ -110,7 +110,7 @@ def _experiment(scale: Scale, seed: int) -> dict[str, float]:
     repa = make_model(world, seed)
     out |= _train(world, "repa", seed, repa, [align(world, seed, weight=_WEIGHT)], world.steps, half)  # pyright: ignore[reportArgumentType]
 
-    short, warmed = _warm_up(world, seed, warm_steps)
+    short, warmed = warm_up(world, seed, warm_steps)
     spent = warm_steps * block_cost(short.network) / world.depth  # in full steps
     steps = round((budget - warm_steps * block_cost(short.network)) / world.depth)
     decay = ExponentialDecay(_WEIGHT, half_life=130 / 600 * world.steps, until=steps)

@@ -1,4 +1,4 @@
-"""The diffusion transformer: a fresh one is the identity, taps are the blocks' outputs, an early exit saves the rest."""
+"""The diffusion transformer: fresh, it is the identity; taps are the blocks' outputs; an early exit saves the rest."""
 
 import pytest
 import torch
