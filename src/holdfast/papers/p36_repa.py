@@ -93,6 +93,8 @@ PAPER = describe(
             "and its nearest-neighbour alignment (CKNNA) with the encoder by 0.05",
             _gap("cknna"),
             at_least=0.05,
+            note="the gain is there on every seed and doubles the plain run's 0.031, but after 450 steps of a "
+            "network of width 64 both numbers are small",
         ),
         Claim(
             "velocity-loss",
