@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -84,10 +84,15 @@ class DigitJudge:
         plan = BatchPlan(len(data.other), 128, seed=0)
         batches = Batches(plan, lambda rows: (data.other[rows], data.other_y[rows]))
         train(whole, loss, batches, steps=steps, lr=2e-3, schedule="cosine", device="cpu", seed=0)
-        self.classifier = whole.requires_grad_(False)
+        self.size, self.classifier = size, whole.requires_grad_(False)
         self.reference = self.features(data.other)
+
+    @cached_property
+    def accuracy(self) -> float:
+        """Share of the first half that the classifier names rightly."""
+        data = digit_images(self.size)
         with torch.no_grad():
-            self.accuracy = float((whole(data.train).argmax(1) == data.train_y).float().mean())
+            return float((self.classifier(data.train).argmax(1) == data.train_y).float().mean())
 
     @torch.no_grad()
     def features(self, x: Float[Tensor, "n 1 side side"]) -> Float[Tensor, "n 64"]:

@@ -27,8 +27,9 @@ class DiTi(nn.Module):
               \qquad w_t = \frac{\mathrm{SNR}_t^{\gamma}}{1 + \mathrm{SNR}_t}
 
     with :math:`u = M_{i(t)} \odot f(x_0)`, the open part of the code. What the denoiser has just begun to lose is what
-    the newest band is paid for, so that fine attributes go to early bands and coarse ones to late. Only the encoder
-    and the shift are trained; the frozen model stays in evaluation mode, and its parameters stop requiring gradients.
+    the newest band is paid for, so that fine attributes go to early bands and coarse ones to late. The norm sums over
+    pixels, as in the formula; Adam does not mind the scale, but a clipped gradient would. Only the encoder and the
+    shift are trained; the frozen model stays in evaluation mode, and its parameters stop requiring gradients.
 
     Args:
         encoder: f, from clean samples to codes.

@@ -23,7 +23,7 @@ def project_mass(scores: Float[Tensor, "*batch dim"], mass: float) -> Float[Tens
     .. math:: \mathrm{clip}(s - v, 0, 1) \quad\text{with the least } v \ge 0 \text{ such that the sum fits}
 
     Examples:
-        >>> project_mass(torch.tensor([0.9, 0.5, 0.2]), 1.0)
+        >>> project_mass(torch.tensor([0.9, 0.5, 0.2]), 1.0).round(decimals=4)
         tensor([0.7000, 0.3000, 0.0000])
     """
     low = torch.zeros_like(scores[..., :1])
