@@ -5,7 +5,7 @@ import torch
 
 from holdfast.diffusion.backbones.unet import UNet
 from holdfast.diffusion.ddpm import DDPMSchedule
-from holdfast.diffusion.denoiser import Denoiser
+from holdfast.diffusion.denoiser import Denoiser, Output
 from holdfast.diffusion.oracles.empirical import EmpiricalDenoiser
 from holdfast.diffusion.oracles.gaussian import GaussianOracle
 from holdfast.diffusion.time_steps.code_encoder import ConvCodeEncoder, MLPCodeEncoder
@@ -41,6 +41,17 @@ def model(mode="stop_grad", woken=False, **options):
     return DiTi(encoder, frozen(), shift, TimeGate(6, 3), mode, **options)
 
 
+class Predicts(torch.nn.Module):
+    """A network that gives one exact denoiser's answer as noise, data or velocity."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.oracle, self.kind = frozen(), kind
+
+    def forward(self, x, t, y=None, taps=()):
+        return Output(self.oracle.predict(x, t, target=self.kind), {})
+
+
 def noise(seed=1, n=16):
     return torch.randn((n, *SHAPE), generator=torch.Generator().manual_seed(seed))
 
@@ -54,13 +65,23 @@ def test_at_the_start_the_loss_is_the_frozen_models():
     torch.testing.assert_close(m.loss_at(x, t, eps), expected)
 
 
-def test_one_band_is_the_plain_autoencoder_bit_for_bit():
-    x = images()
+@pytest.mark.parametrize("mode", ["base", "stop_grad"])
+def test_one_band_is_the_ungated_autoencoder_bit_for_bit(mode):
+    x, eps, t = images(), noise(), torch.arange(16).float() * 60
     encoder, shift = parts(woken=True)
+    gated = DiTi(encoder, frozen(), shift, TimeGate(6, 1), mode)
     plain = PDAE(encoder, frozen(), shift, 6)
-    gated = DiTi(encoder, frozen(), shift, TimeGate(6, 1), "base")
-    one, other = (m.loss(x, torch.Generator().manual_seed(3)) for m in (plain, gated))
-    assert torch.equal(one, other)
+    schedule, snr = gated.path, gated.path.snr(t)
+    x_t = schedule.noise(x, eps, t)
+    g = shift(x_t, t, encoder(x))
+    corrected = gated.frozen.predict(x_t, t, target="noise") + schedule.shift_coefficient(t).view(-1, 1, 1, 1) * g
+    ungated = (snr**0.1 / (1 + snr) * (eps - corrected).square().flatten(1).sum(1)).mean()
+    losses = [ungated, gated.loss_at(x, t, eps), plain.loss_at(x, t, eps)]
+    assert torch.equal(losses[0], losses[1])
+    assert torch.equal(losses[0], losses[2])
+    weights = [*encoder.parameters(), *shift.parameters()]
+    for one, other in zip(*(torch.autograd.grad(loss, weights) for loss in losses[:2])):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("t", [10, 400, 990])
@@ -71,9 +92,8 @@ def test_a_loss_reaches_only_the_newest_band_if_gradients_are_stopped(t):
     grad = m.encoder.net[-1].bias.grad
     assert torch.equal(grad != 0, m.gate.current(torch.tensor([t]))[0])
     base = model("base", woken=True)
-    torch.testing.assert_close(
-        base.loss_at(x, torch.full((16,), float(t)), eps), m.loss_at(x, torch.full((16,), float(t)), eps)
-    )
+    times = torch.full((16,), float(t))
+    assert torch.equal(base.loss_at(x, times, eps), m.loss_at(x, times, eps))
 
 
 def test_dual_is_the_sum_of_both():
@@ -191,6 +211,24 @@ def test_encoders_are_small_at_the_start_and_check_their_shapes():
         ConvCodeEncoder(1, 16, 5, (8, 8), attention=16)
 
 
+def test_what_a_frozen_model_predicts_makes_no_difference_once_it_is_declared():
+    x, eps, t = images(), noise(), torch.full((16,), 400.0)
+    losses = []
+    for kind in ("noise", "data", "velocity"):
+        encoder, shift = parts(woken=True)
+        declared = Denoiser(Predicts(kind), SCHEDULE, kind).eval()
+        losses.append(DiTi(encoder, declared, shift, TimeGate(6, 3)).loss_at(x, t, eps))
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(losses[2], losses[0])
+
+
+def test_several_codes_may_share_one_pass_of_the_frozen_model():
+    m, x, eps, t = model(woken=True), images(), noise(), torch.full((16,), 400.0)
+    shared = m.frozen.predict(m.path.noise(x, eps, t), t, target="noise")
+    assert torch.equal(m.loss_at(x, t, eps, frozen_eps=shared), m.loss_at(x, t, eps))
+    assert not torch.equal(m.loss_at(x, t, eps, frozen_eps=shared + 1), m.loss_at(x, t, eps))
+
+
 def test_what_cannot_be_frozen_or_fitted_is_refused():
     encoder, shift = parts()
     gate = TimeGate(6, 3)
@@ -211,3 +249,9 @@ def test_what_cannot_be_frozen_or_fitted_is_refused():
         m.encode(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
     with pytest.raises(ValueError, match="one code for each of the 2 samples"):
         m.guided(torch.zeros(3, 6)).predict(images(2), 5.0)
+    with pytest.raises(ValueError, match="takes no labels y"):
+        m.guided(torch.zeros(2, 6)).predict(images(2), 5.0, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="mode must be one of"):
+        model("late")
+    with pytest.raises(ValueError, match=r"value_range must be \(low, high\)"):
+        model(value_range=(1.0, -1.0))

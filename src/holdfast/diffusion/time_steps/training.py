@@ -45,6 +45,15 @@ def train_diti(
         TypeError, ValueError: for samples that :meth:`DiTi.check_samples` refuses, or options out of range.
 
     Source: Yue et al., "Exploring Diffusion Time-steps for Unsupervised Representation Learning", ICLR 2024, appendix.
+
+    Examples:
+        >>> import torch
+        >>> from holdfast.diffusion import DDPMSchedule, EmpiricalDenoiser, MLPCodeEncoder, ShiftMLP, TimeGate
+        >>> x = torch.rand(32, 1, 4, 4) * 2 - 1
+        >>> frozen = EmpiricalDenoiser(x, DDPMSchedule(1000)).eval()
+        >>> model = DiTi(MLPCodeEncoder((1, 4, 4), 6), frozen, ShiftMLP((1, 4, 4), 6), TimeGate(6, 3))
+        >>> train_diti(model, x, steps=2, batch_size=16, device="cpu").steps
+        2
     """
     model.check_samples(x)
 
