@@ -55,7 +55,7 @@ class Attention(nn.Module):
     With ``qk_norm`` queries and keys are scaled to unit root mean square per head, with a learned gain.
 
     Keys where ``mask`` is false take no part. A row without any key attends to nothing and gives the output
-    bias, rather than NaN.
+    bias, rather than NaN. A key of weight w counts as w equal keys.
 
     Raises:
         ValueError: where ``dim`` is not a multiple of ``heads``.
@@ -85,11 +85,12 @@ class Attention(nn.Module):
         context: Float[Tensor, "batch keys dim"] | None = None,
         mask: Bool[Tensor, "batch keys"] | Bool[Tensor, "batch queries keys"] | None = None,
         rotary: Rotation | None = None,
+        weights: Float[Tensor, "batch keys"] | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
         """Return one vector per query; without ``context`` the queries attend to themselves.
 
         ``mask`` has one entry per key, or one per pair of query and key. ``rotary`` turns queries and keys by their
-        positions (see :func:`rotary_positions`), for self-attention.
+        positions (see :func:`rotary_positions`), for self-attention. ``weights`` are non-negative, one per key.
         """
         context = x if context is None else context
         q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -98,12 +99,19 @@ class Attention(nn.Module):
             q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
             q, k = _rotate(q, rotary), _rotate(k, rotary)
+        if weights is not None:
+            counted = (weights > 0)[:, None]
+            mask = counted if mask is None else counted & (mask[:, None] if mask.ndim == 2 else mask)
         if mask is None:
             mixed = F.scaled_dot_product_attention(q, k, v)
         else:
             pairs = mask[:, None] if mask.ndim == 2 else mask
             some = pairs.any(dim=-1, keepdim=True)
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=(pairs | ~some)[:, None])
+            allowed = pairs | ~some
+            if weights is not None:
+                share = torch.where(weights > 0, weights, 1.0).log().to(q.dtype)[:, None]
+                allowed = torch.where(allowed, share, -torch.inf)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed[:, None])
             mixed = torch.where(some[:, None], mixed, torch.zeros_like(mixed))
         return self.out(mixed.transpose(1, 2).flatten(2))
 

@@ -1,1 +1,0 @@
-"""Causal representations: codes on which interventions extrapolate."""
