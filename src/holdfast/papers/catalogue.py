@@ -22,6 +22,7 @@ BUILT: dict[int, str] = {
     12: "p12_stationary",
     14: "p14_relative",
     17: "p17_category_modeling",
+    19: "p19_composable_inference",
     20: "p20_addp",
     22: "p22_erw",
     23: "p23_rich_representations",
