@@ -171,10 +171,10 @@ def test_known_posteriors_are_found_by_chains_and_by_importance_sampling():
     beta = 7 / 10  # Beta(1 + 6, 1 + 2)
     normal = 3.5 / (3 + 1 / 4)
     for model, truth, name, width in ((bernoulli_model, beta, "theta", 0.2), (normal_model, normal, "mu", 1.0)):
-        assert four_se(mh(model, 8000, 200, rng=100).values, truth)
-        walk = mh(model, 8000, 200, rng=101, proposals={name: lambda x, s=width: Normal(x, s)})
+        assert four_se(mh(model, 4000, 200, rng=100).values, truth)
+        walk = mh(model, 4000, 200, rng=101, proposals={name: lambda x, s=width: Normal(x, s)})
         assert four_se(walk.values, truth)
-        s = importance(model, 8000, rng=102)
+        s = importance(model, 4000, rng=102)
         sd = math.sqrt(s.mean(lambda x, m=truth: (x - m) ** 2))
         assert abs(s.mean() - truth) < 4 * sd / math.sqrt(s.ess)
 

@@ -19,8 +19,7 @@ class Sample:
     """The effect "draw a value": ``x = yield Sample(dist, "x")``.
 
     Args:
-        dist: a :class:`Distribution`, any ``torch.distributions`` object, or an object with ``sample(rng)`` and
-            ``log_prob(value)`` that derives from :class:`Distribution`.
+        dist: a :class:`~holdfast.inference.Distribution`, or any ``torch.distributions`` object.
         name: address of the choice, so that a chain finds its value again when the program takes another branch;
             choices of one name (or of none) are counted in the order in which they are met.
         auxiliary: a random number of an algorithm rather than of the model: chains redraw it at every step and never

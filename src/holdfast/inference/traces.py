@@ -71,6 +71,7 @@ class Trace(Generic[T]):
     """
 
     __slots__ = (
+        "_free",
         "_waiting",
         "choices",
         "finished",
@@ -99,11 +100,14 @@ class Trace(Generic[T]):
         self.log_weight, self.segment, self.scores = log_weight, segment, scores
         self.finished, self.value, self.frozen = finished, value, frozen
         self._waiting: Any = None
+        self._free: list[Address] | None = None
 
     @property
     def free(self) -> list[Address]:
         """Addresses that a chain may propose to change."""
-        return [a for a, c in self.choices.items() if not c.auxiliary and a not in self.frozen]
+        if self._free is None:
+            self._free = [a for a, c in self.choices.items() if not c.auxiliary and a not in self.frozen]
+        return self._free
 
     def __getitem__(self, name: str | Address) -> Any:
         """Return the value of a choice by its name (the first of that name) or address."""

@@ -84,8 +84,8 @@ class _Scale:
 
 
 _SMOKE = _Scale(1, 20, 4, 16, 100, 8, 30, (100, 400))
-_SMALL = _Scale(3, 400, 100, 64, 2000, 24, 400, (100, 1000, 10_000))
-_GPU = _Scale(3, 400, 100, 64, 2000, 24, 400, (100, 1000, 10_000, 100_000, 1_000_000))
+_SMALL = _Scale(3, 400, 120, 64, 1600, 20, 400, (100, 1000, 10_000))
+_GPU = _Scale(3, 400, 120, 64, 1600, 20, 400, (100, 1000, 10_000, 100_000, 1_000_000))
 
 
 # Programs whose meaning is enumerated.
@@ -255,7 +255,7 @@ def _forward(means: np.ndarray) -> np.ndarray:
 
 
 def _hmm(means: np.ndarray) -> Program[int]:
-    """Return the program of the model; effects that do not depend on a run are made once."""
+    """Return the program of the model with these emission means."""
     scores = [[Score(w) for w in row] for row in _log_density(OBS[:, None], means)]
 
     def program() -> Run:
@@ -410,7 +410,7 @@ def _slope_error(v: Values) -> float:
 PAPER = describe(
     19,
     experiment=_experiment,
-    seeds=5,
+    seeds=10,
     claims=(
         Claim(
             "preservation",
