@@ -57,12 +57,12 @@ class _Setting:
     """Bits per cell of the codes whose reconstructions are compared."""
     code_steps: int = 600
     code_batch: int = 64
-    steps: int = 500
-    batch: int = 64
+    steps: int = 2000
+    batch: int = 32
     levels: int = 64
     """T, of the binary and of the Gaussian process."""
     network: Mapping[str, Any] = field(default_factory=lambda: {"width": 64, "depth": 3, "heads": 4})
-    samples: int = 2000
+    samples: int = 1000
     sampling: tuple[int, ...] = (16, 64)
     temperatures: tuple[float, ...] = (1.0,)
     toy: tuple[int, ...] = (16, 64, 256)
@@ -126,6 +126,7 @@ def _photographs(tiny: bool = False) -> _Setting:
         steps=7000,
         batch=128,
         levels=256,
+        samples=2000,
         network={"width": 256, "depth": 8, "heads": 8},
         sampling=(8, 16, 64, 256),
         temperatures=(1.0, 0.9, 0.8),
@@ -329,6 +330,9 @@ def _bits(s: _Setting, net: ConvAutoencoder, seed: int) -> dict[str, float]:
             for steps in s.sampling:
                 z = _sample_bits(s, model, shape, steps, seed, temperature=temperature)
                 out[f"{name}/fd@{steps}{tag}"] = s.distance(_decode(s, net, z))
+    for steps in s.sampling:
+        z = _sample_bits(s, models["direct"], shape, steps, seed)
+        out[f"direct/fd@{steps}"] = s.distance(_decode(s, net, z))
     rng = generator(spawn_seed(seed, "control bits"))
     codes = {
         "reconstructions": p[: s.samples],

@@ -81,7 +81,8 @@ class BitTransformer(nn.Module):
         modulated = condition == "modulated"
         self.embed = nn.Linear(channels, width, bias=False)
         self.time = nn.Embedding(steps, width)
-        nn.init.normal_(self.embed.weight, std=0.02)
+        # So that the c bits of a cell weigh as much as its position, whose entries have a mean square of 1/2.
+        nn.init.normal_(self.embed.weight, std=(2 * self.channels) ** -0.5)
         nn.init.normal_(self.time.weight, std=0.02)
         self.label = LabelEmbedding(num_classes, width) if num_classes else None
         self.register_buffer("positions", sincos_positions(rows, columns, width), persistent=False)
