@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import compat, data, generate, ood, papers, relative, retrieve, rich_representations, study
+from holdfast.cli import compat, data, embed, generate, ood, papers, relative, retrieve, rich_representations, study
 
 __all__ = ["app", "main", "run"]
 
@@ -35,6 +35,7 @@ app.command()(study.report)
 app.command()(study.predict)
 app.command()(papers.papers)
 app.command()(papers.reproduce)
+app.command()(embed.embed)
 app.add_typer(data.app, name="data")
 app.add_typer(generate.app, name="generate")
 app.add_typer(compat.app, name="compat")

@@ -33,7 +33,7 @@ def as_tensor(x: Any) -> Tensor:
     if not isinstance(x, np.ndarray):
         return torch.as_tensor(x)
     if any(s < 0 for s in x.strides):
-        x = np.ascontiguousarray(x)
+        x = x.copy()
     if x.flags.writeable or x.size == 0:
         return torch.from_numpy(x if x.flags.writeable else x.copy())
     return torch.from_numpy(np.asarray(_Shared(x)))

@@ -93,12 +93,19 @@ def save(obj: Estimator, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def load(path: str | os.PathLike[str], *, backbone: Any = None, classes: Sequence[type[Estimator]] = ()) -> Estimator:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    backbone: Any = None,
+    problem: Any = None,
+    classes: Sequence[type[Estimator]] = (),
+) -> Estimator:
     """Read an estimator that :func:`save` wrote. Nothing in the file is run.
 
     Args:
         path: folder or ``.holdfast`` file.
         backbone: the module the estimator was fitted with, where it was your own.
+        problem: the inference problem the estimator was fitted to, where it has one.
         classes: estimator classes of your own that the file may name; those of this library need no mention.
 
     Raises:
@@ -122,7 +129,7 @@ def load(path: str | os.PathLike[str], *, backbone: Any = None, classes: Sequenc
     except (SafetensorError, ValueError, KeyError) as error:
         raise ModelFileError(f"the tensors in {path} cannot be read: {error}") from error
     estimator = _resolve(document["class"], classes, path)()
-    objects = {} if backbone is None else {"backbone": backbone}
+    objects = {k: v for k, v in (("backbone", backbone), ("problem", problem)) if v is not None}
     try:
         estimator._set_state(document["state"], tensors, **objects)
     except (KeyError, RuntimeError) as error:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["BUILT", "UNDESCRIBED", "describe", "evidence", "load_paper", "papers", "search"]
 
 BUILT: dict[int, str] = {
+    10: "p10_gde",
+    11: "p11_distribution_transformer",
     12: "p12_stationary",
     14: "p14_relative",
     17: "p17_category_modeling",
@@ -31,6 +33,7 @@ BUILT: dict[int, str] = {
     36: "p36_repa",
     37: "p37_diti",
     41: "p41_sra",
+    44: "p44_inset",
     46: "p46_diffusion_features",
     48: "p48_label_robust",
     49: "p49_masked_diffusion",

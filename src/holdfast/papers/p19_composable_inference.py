@@ -449,6 +449,7 @@ PAPER = describe(
             "five moves after each resampling give a variance of at most 1.1 times that of SMC",
             _ratio("resample-move/variance", "smc/variance"),
             at_most=1.1,
+            note="0.99 on the mean, on three seeds of ten above 1.1: a variance from 120 runs is known to an eighth",
         ),
         Claim(
             "pmmh",
@@ -456,6 +457,8 @@ PAPER = describe(
             "standard errors",
             lambda v: v["pmmh/error_in_se"],
             at_most=3.0,
+            note="the posterior has a second mode at 4.8 with an eighth of its mass; a chain of 1,600 steps that does "
+            "not find it ends at the first mode's mean (1.00 on one seed) and its blocks show too small an error",
         ),
         Claim(
             "rate",
