@@ -244,7 +244,7 @@ def _experiment(scale: Scale, seed: int) -> dict[str, float]:
 PAPER = describe(
     11,
     experiment=_experiment,
-    seeds=3,
+    seeds=5,
     claims=(
         Claim(
             "prior-used",
