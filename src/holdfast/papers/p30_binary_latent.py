@@ -415,7 +415,7 @@ PAPER = describe(
             lambda v: v["direct/bce"] - v["flip/bce"],
             at_least=0.0,
             null=0.0,
-            note="0.454 against 0.427 on every seed, and the samples are farther: what the noisy bit and its neighbours "
+            note="0.454 against 0.427 on the mean, and samples are farther: what the noisy bit and its neighbours "
             "say adds up in the logit of the bit, while a flip's logit turns over with the noisy bit",
         ),
         Claim(
