@@ -277,6 +277,7 @@ PAPER = describe(
             "errors do not pile up: steps 15 to 20 cost no more than steps 1 to 5",
             lambda v: v["dt/nll_steps_15_20"] - v["dt/nll_steps_1_5"],
             at_most=0.0,
+            note="lower on three seeds of five, higher by 0.04 and 0.09 on the others",
         ),
         Claim(
             "speed",
