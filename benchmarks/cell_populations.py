@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 
 from holdfast.core.random import spawn_seed
+from holdfast.data.readers.npz import stored_csr
 from holdfast.distribution.embedding import log_counts
 from holdfast.distribution.embedding.estimator import DistributionEmbedding
 from holdfast.metrics import energy_distance, t_interval
@@ -95,7 +95,7 @@ def composition(seed: int, steps: int) -> dict[str, float]:
 def held_out(seed: int, steps: int) -> dict[str, float]:
     """Return the energy distance to the stimulated cells of a type never seen stimulated, averaged over types."""
     with np.load(FOLDER / "kang-pbmc-ifnb/kang_pbmc_ifnb_2000genes.npz") as file:
-        counts = csr_matrix((file["data"], file["indices"], file["indptr"]), shape=tuple(file["shape"]))
+        counts = stored_csr(file)
         stimulated, total = file["stimulated"].astype(bool), file["total_umi_all_genes"]
     x = log_counts(counts, total)
     shift = np.abs(x[stimulated].mean(0) - x[~stimulated].mean(0))

@@ -25,27 +25,19 @@ def _read_npz(path: Path, group: str) -> tuple[np.ndarray, np.ndarray, list[str]
     Groups that are numbers get their names from an array ``GROUP_names``, where there is one.
     """
     import numpy as np
-    from scipy.sparse import csr_matrix
 
-    from holdfast.data.errors import DataError, suggest
+    from holdfast.data.errors import DataError
+    from holdfast.data.readers.npz import CSR_PARTS, load_archive, named_values, stored_csr
 
-    with np.load(path, allow_pickle=False) as file:
-        names = list(file)
-        if {"data", "indices", "indptr", "shape"} <= set(names):
-            parts = (file["data"], file["indices"], file["indptr"])
-            x = csr_matrix(parts, shape=tuple(file["shape"])).toarray().astype(np.float64)
-        elif "x" in names:
-            x = file["x"].astype(np.float64)
-        else:
-            raise DataError(f"{path} has no array 'x', nor the parts of a CSR matrix; it holds {', '.join(names)}")
-        rows = [n for n in names if file[n].shape == (len(x),)]
-        if group not in rows:
-            raise DataError(f"{path} has no array {group!r} of one value for each row{suggest(group, rows)}")
-        columns = file["genes"].astype(str).tolist() if "genes" in names else [f"x{i}" for i in range(x.shape[1])]
-        of, words = file[group], f"{group}_names"
-        if words in names and of.dtype.kind in "iu" and of.min() >= 0 and of.max() < len(file[words]):
-            of = file[words].astype(str)[of]
-        return x, of, columns
+    arrays = load_archive(path)
+    if set(CSR_PARTS) <= set(arrays):
+        x = stored_csr(arrays).toarray().astype(np.float64)
+    elif "x" in arrays:
+        x = arrays["x"].astype(np.float64)
+    else:
+        raise DataError(f"{path} has no array 'x', nor the parts of a CSR matrix; it holds {', '.join(arrays)}")
+    columns = arrays["genes"].astype(str).tolist() if "genes" in arrays else [f"x{i}" for i in range(x.shape[1])]
+    return x, named_values(arrays, group, len(x), path, "group"), columns
 
 
 def _read(path: Path, group: str, columns: list[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:

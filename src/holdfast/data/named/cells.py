@@ -9,6 +9,7 @@ import numpy as np
 from holdfast.core.checks import check_choice
 from holdfast.data.environments import Environments
 from holdfast.data.named.files import Get
+from holdfast.data.readers.npz import stored_csr
 
 __all__ = ["MARKERS", "cell_lines", "kang_pbmc", "pbmc68k"]
 
@@ -45,12 +46,10 @@ def kang_pbmc(get: Get, *, label: Literal["markers", "condition"] = "markers") -
     marker genes, :data:`MARKERS`, have the highest mean log-expression; these genes are then no features.
     ``label`` "condition" labels the condition itself. Attribute ``gene_total`` is the UMI count of the cell.
     """
-    from scipy.sparse import csr_matrix
-
     check_choice("label", label, ("markers", "condition"))
     names = ("control", "stimulated")
     with np.load(get("kang_pbmc_ifnb_2000genes.npz")) as a:
-        counts = csr_matrix((a["data"], a["indices"], a["indptr"]), shape=tuple(a["shape"])).toarray()
+        counts = stored_csr(a).toarray()
         total, genes, where = a["total_umi_all_genes"], a["genes"], a["stimulated"].astype(np.int64)
     x = np.log1p(counts.astype(np.float32) * (1e4 / total[:, None])).astype(np.float32)
     y = np.array(names)[where]

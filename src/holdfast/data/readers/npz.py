@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,13 @@ from holdfast.data.readers.columns import environment_codes, label_values, warn_
 from holdfast.data.readers.frames import check_file
 from holdfast.data.samples import Kind
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
 __all__ = ["read_npz"]
+
+CSR_PARTS = ("data", "indices", "indptr", "shape")
+"""The arrays of a matrix in compressed rows."""
 
 
 def load_archive(path: Path) -> dict[str, np.ndarray]:
@@ -28,6 +35,14 @@ def load_archive(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} holds Python objects; save plain arrays (texts with dtype str): {e}") from e
     except (OSError, zipfile.BadZipFile, EOFError) as e:
         raise DataError(f"{path} is no readable .npz file: {e}") from e
+
+
+def stored_csr(arrays: Mapping[str, np.ndarray]) -> csr_matrix:
+    """Return the matrix whose :data:`CSR_PARTS` an archive holds."""
+    from scipy.sparse import csr_matrix
+
+    data, indices, indptr, shape = (arrays[k] for k in CSR_PARTS)
+    return csr_matrix((data, indices, indptr), shape=tuple(shape))
 
 
 def read_npz(
@@ -86,15 +101,17 @@ def read_npz(
     if attributes is None:
         used = {x, label, environment, "offsets"}
         attributes = [k for k, v in arrays.items() if v.shape == (n,) and k not in used and not k.endswith("_names")]
-    kept = {a: _named(arrays, a, n, path) for a in attributes}
+    kept = {a: named_values(arrays, a, n, path) for a in attributes}
     data = Environments.from_arrays(samples, labels, codes, kept, names=names, kind=kind)
     return warn_absent(data, path.name)
 
 
-def _named(arrays: dict[str, np.ndarray], name: str, n: int, path: Path) -> np.ndarray:
+def named_values(
+    arrays: Mapping[str, np.ndarray], name: str, n: int, path: Path, role: str = "attribute"
+) -> np.ndarray:
     """Return an array of shape (n,), its codes replaced by names where there are any."""
     if name not in arrays:
-        raise DataError(f"{path.name} has no array {name!r} (given as attribute){suggest(name, arrays)}")
+        raise DataError(f"{path.name} has no array {name!r} (given as {role}){suggest(name, arrays)}")
     values, names = arrays[name], arrays.get(f"{name}_names")
     values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     if values.shape != (n,):
@@ -107,4 +124,4 @@ def _named(arrays: dict[str, np.ndarray], name: str, n: int, path: Path) -> np.n
 
 
 def _column(arrays: dict[str, np.ndarray], name: str, n: int, path: Path) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.array(_named(arrays, name, n, path), from_pandas=True)])
+    return pa.chunked_array([pa.array(named_values(arrays, name, n, path), from_pandas=True)])
