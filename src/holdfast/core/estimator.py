@@ -88,6 +88,14 @@ class Regressor(RegressorMixin, TransformerMixin, Estimator):
         """Return the representation of every sample, shape (n, d)."""
 
 
+def own_module(role: str, described: dict[str, str], given: Any) -> Any:
+    """Return the module of the user's own that a file describes and does not hold, or say how to give it."""
+    if given is None:
+        (name,) = described.values()
+        raise ValueError(f"this model was fitted with your own {role} {name}; pass load(path, backbone=...)")
+    return given
+
+
 def encode_array(a: np.ndarray) -> dict[str, Any]:
     """Return a JSON-ready form of a small array of numbers, booleans or strings.
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from holdfast.core.checkpoint import read_checkpoint
 from holdfast.core.checks import check_choice, check_number
-from holdfast.core.estimator import Estimator, decode_array, encode_array
+from holdfast.core.estimator import Estimator, decode_array, encode_array, own_module
 from holdfast.core.random import generator, isolated_rng, seed_from, spawn_seed
 from holdfast.diffusion.align_option import alignment_term
 from holdfast.diffusion.class_labels import ClassLabels
@@ -438,10 +438,7 @@ class DiffusionModel(TransformerMixin, Estimator):
     def _set_state(self, state: dict[str, Any], tensors: dict[str, Tensor], **objects: Any) -> None:
         params: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state["params"].items()}
         if isinstance(params["network"], dict):
-            if objects.get("backbone") is None:
-                name = params["network"]["object"]
-                raise ValueError(f"this model was fitted with your own network {name}; pass load(path, backbone=...)")
-            params["network"] = objects["backbone"]
+            params["network"] = own_module("network", params["network"], objects.get("backbone"))
         if isinstance(params["align"], dict):
             params["align"] = None  # the encoder was needed for training only
         self.set_params(**params)

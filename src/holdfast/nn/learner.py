@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from holdfast.core.batching import BatchPlan
 from holdfast.core.checks import check_number
-from holdfast.core.estimator import Estimator, decode_array, encode_array
+from holdfast.core.estimator import Estimator, decode_array, encode_array, own_module
 from holdfast.core.inputs import Encoded, InputEncoder, input_kind
 from holdfast.core.random import isolated_rng, seed_from, spawn_seed
 from holdfast.core.training import TrainResult, train
@@ -397,12 +397,8 @@ class NeuralEstimator(Estimator):
 
     def _set_state(self, state: dict[str, Any], tensors: dict[str, Tensor], **objects: Any) -> None:
         params = {k: tuple(v) if isinstance(v, list) else v for k, v in state["params"].items()}
-        backbone = objects.get("backbone")
         if isinstance(params["backbone"], dict):
-            if backbone is None:
-                name = params["backbone"]["module"]
-                raise ValueError(f"this model was fitted with your own backbone {name}; pass load(path, backbone=...)")
-            params["backbone"] = backbone
+            params["backbone"] = own_module("backbone", params["backbone"], objects.get("backbone"))
         self.set_params(**params)
         self.seed_ = state["seed"]
         self.input_ = InputEncoder.from_dict(state["input"])

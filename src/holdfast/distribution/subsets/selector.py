@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from holdfast.core.arrays import as_tensor
 from holdfast.core.checks import check_choice, check_finite, check_number, check_same_length
 from holdfast.core.engine import pick_device
-from holdfast.core.estimator import Estimator
+from holdfast.core.estimator import Estimator, own_module
 from holdfast.core.random import generator, isolated_rng, seed_from, spawn_seed
 from holdfast.distribution.subsets.dataset import SubsetDataset
 from holdfast.distribution.subsets.jaccard import jaccard
@@ -287,11 +287,7 @@ class SubsetSelector(Estimator):
     def _set_state(self, state: dict[str, Any], tensors: dict[str, Tensor], **objects: Any) -> None:
         params = dict(state["params"])
         if isinstance(params["backbone"], dict):
-            backbone = objects.get("backbone")
-            if backbone is None:
-                name = params["backbone"]["module"]
-                raise ValueError(f"this model was fitted with your own backbone {name}; pass load(path, backbone=...)")
-            params["backbone"] = backbone
+            params["backbone"] = own_module("backbone", params["backbone"], objects.get("backbone"))
         self.set_params(**params)
         for k, value in state["fitted"].items():
             setattr(self, k, value)
