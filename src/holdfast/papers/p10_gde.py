@@ -217,8 +217,7 @@ def _experiment(scale: Scale, seed: int) -> dict[str, float]:
             ddpm_steps=6000, choice_steps=1500, laws=200_000, test_laws=100, samples=4096, sampler_steps=50,
             device="cuda" if torch.cuda.is_available() else "cpu",
         )  # fmt: skip
-    out = _counts(seed, size) | _plane(seed, size) | _turned(seed, size)
-    return out
+    return _counts(seed, size) | _plane(seed, size) | _turned(seed, size)
 
 
 def _ratio(v: Values, a: str, b: str) -> float:

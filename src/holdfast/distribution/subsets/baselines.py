@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from holdfast.core.checks import check_number
-from holdfast.distribution.subsets.mean_field import greedy_subset
+from holdfast.distribution.subsets.mean_field import gains_of_adding, greedy_subset
 from holdfast.distribution.subsets.model import SubsetModel, membership_loss, valid_or_all
 from holdfast.distribution.subsets.size_rules import SizeRule
 from holdfast.distribution.subsets.utility import SubsetUtility
@@ -127,11 +127,7 @@ class ProbabilisticGreedy(SubsetModel):
 
     def _log_probs(self, h: Tensor, chosen: Tensor, valid: Tensor) -> Tensor:
         """Return log-probabilities (batch, subsets, n + 1) of the next element or, last, of the end."""
-        n = chosen.shape[-1]
-        eye = torch.eye(n, dtype=torch.bool, device=chosen.device)
-        grown = torch.cat([chosen.unsqueeze(2), chosen.unsqueeze(2) | eye], dim=2)
-        value = self.utility.score(h, grown.flatten(1, 2), valid).unflatten(1, (-1, n + 1))
-        gain = (value[..., 1:] - value[..., :1]).masked_fill(chosen | ~valid.unsqueeze(1), -torch.inf)
+        gain = gains_of_adding(self.utility, h, chosen, valid)
         return torch.cat([gain, torch.zeros_like(gain[..., :1])], dim=-1).log_softmax(-1)
 
     def loss(

@@ -214,6 +214,17 @@ class MeanFieldSubsetModel(SubsetModel):
 _LAWS = {"ind": "independent", "copula": "copula"}
 
 
+def gains_of_adding(
+    utility: SubsetUtility, h: Tensor, chosen: Tensor, valid: Tensor
+) -> Float[Tensor, "batch subsets elements"]:
+    """Return F(S + i) - F(S) of every element i of every subset S; minus infinity for those of S and for padding."""
+    n = chosen.shape[-1]
+    eye = torch.eye(n, dtype=torch.bool, device=chosen.device)
+    grown = torch.cat([chosen.unsqueeze(2), chosen.unsqueeze(2) | eye], dim=2)
+    value = utility.score(h, grown.flatten(1, 2), valid).unflatten(1, (-1, n + 1))
+    return (value[..., 1:] - value[..., :1]).masked_fill(chosen | ~valid.unsqueeze(1), -torch.inf)
+
+
 def greedy_subset(
     utility: SubsetUtility, V: Tensor, size: int | Tensor | None, valid: Tensor
 ) -> Bool[Tensor, "batch elements"]:
@@ -222,9 +233,7 @@ def greedy_subset(
     eye = torch.eye(V.shape[1], dtype=torch.bool, device=V.device)
     limit = valid.sum(1) if size is None else checked_sizes(size, valid)
     for step in range(int(limit.max())):
-        value = utility.score(h, torch.cat([chosen.unsqueeze(1), chosen.unsqueeze(1) | eye], dim=1), valid)
-        gain = (value[:, 1:] - value[:, :1]).masked_fill(chosen | ~valid, -torch.inf)
-        best, which = gain.max(1)
+        best, which = gains_of_adding(utility, h, chosen.unsqueeze(1), valid).squeeze(1).max(1)
         go = (step < limit) & (best > 0 if size is None else torch.ones_like(limit, dtype=torch.bool))
         if not bool(go.any()):
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,12 +64,10 @@ def train_subsets(
         counted = sample_negatives(S, valid, data.negatives, info.generator)
         return module.loss(V, S, valid, counted=counted, generator=info.generator)
 
-    def score(module: SubsetModel) -> float:
-        assert validation is not None
-        if not isinstance(validation, SubsetDataset):
-            return validation(module)
-        return float(subset_jaccard(module, validation, n_eval=n_eval, seed=spawn_seed(seed, "validation")).mean())
+    def mean_jaccard(module: SubsetModel, held: SubsetDataset) -> float:
+        return float(subset_jaccard(module, held, n_eval=n_eval, seed=spawn_seed(seed, "validation")).mean())
 
+    validate = partial(mean_jaccard, held=validation) if isinstance(validation, SubsetDataset) else validation
     return train(
         model,
         loss,  # type: ignore[arg-type]
@@ -78,7 +77,7 @@ def train_subsets(
         lr=lr,
         weight_decay=weight_decay,
         clip_norm=clip_norm,
-        validate=None if validation is None else score,  # type: ignore[arg-type]
+        validate=validate,  # type: ignore[arg-type]
         seed=seed,
         **options,
     )
