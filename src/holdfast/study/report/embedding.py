@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from holdfast.core.heat_map import heat_map
-from holdfast.study.report.page import page_templates
+from holdfast.study.report.page import page_templates, write_page
 
 __all__ = ["code_map", "principal_plane", "render_embedding_report", "write_embedding_report"]
 
@@ -161,7 +161,4 @@ def render_embedding_report(summary: Mapping[str, Any], figures: Mapping[str, st
 
 def write_embedding_report(summary: Mapping[str, Any], figures: Mapping[str, str], path: str | Path) -> Path:
     """Write the page to ``path``."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_embedding_report(summary, figures), encoding="utf-8")
-    return path
+    return write_page(render_embedding_report(summary, figures), path)

@@ -8,7 +8,7 @@ from typing import Any
 
 from holdfast.core.heat_map import heat_map
 from holdfast.study.report.charts import Series, lines
-from holdfast.study.report.page import page_templates
+from holdfast.study.report.page import page_templates, write_page
 
 __all__ = ["render_generation_report", "verdict", "write_generation_report"]
 
@@ -98,7 +98,4 @@ def render_generation_report(summary: Mapping[str, Any], pictures: Mapping[str, 
 
 def write_generation_report(summary: Mapping[str, Any], pictures: Mapping[str, Any], path: str | Path) -> Path:
     """Write the page to ``path``."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_generation_report(summary, pictures), encoding="utf-8")
-    return path
+    return write_page(render_generation_report(summary, pictures), path)

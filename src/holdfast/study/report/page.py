@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from holdfast.study.report.charts import Bar, Series, by_environment, forest, lines
 from holdfast.study.verdict import shown
 
-__all__ = ["page_templates", "render_report", "write_report"]
+__all__ = ["page_templates", "render_report", "write_page", "write_report"]
 
 
 def _ranked(setting: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -109,7 +109,12 @@ def render_report(summary: Mapping[str, Any]) -> str:
 
 def write_report(summary: Mapping[str, Any], path: str | Path) -> Path:
     """Write the page of a summary to ``path``."""
+    return write_page(render_report(summary), path)
+
+
+def write_page(html: str, path: str | Path) -> Path:
+    """Write a rendered page, in a new folder where there is none."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_report(summary), encoding="utf-8")
+    path.write_text(html, encoding="utf-8")
     return path
