@@ -19,6 +19,7 @@ from holdfast.diffusion.alternating import (
     train_addp,
     train_token_predictor,
 )
+from holdfast.diffusion.antithetic import denoising_loss
 from holdfast.diffusion.autoencoder import (
     BernoulliCode,
     Bottleneck,
@@ -54,6 +55,7 @@ from holdfast.diffusion.binary import (
 from holdfast.diffusion.ddpm import DDPMSchedule
 from holdfast.diffusion.denoiser import Denoiser, Output, Predictor
 from holdfast.diffusion.draws import bernoulli, categorical, gumbel_argmax, uniform_open
+from holdfast.diffusion.editing import apply_edit, edit_direction
 from holdfast.diffusion.edm import EDMPreconditioner, EDMWeight, LogNormalSigma, VEPath
 from holdfast.diffusion.error_decomposition import decompose_velocity_error
 from holdfast.diffusion.evaluation import GeneratorEvaluation, evaluate_generator
@@ -70,6 +72,7 @@ from holdfast.diffusion.guidance import Guidance
 from holdfast.diffusion.gumbel_truncation import gumbel_ceiling, truncated_gumbel_probs
 from holdfast.diffusion.head_training import crop_and_flip, head_logits, train_head
 from holdfast.diffusion.heads import AttentionHead, ConvHead, FusionHead, LinearHead, MLPHead
+from holdfast.diffusion.jacobian import JacobianSVD, jacobian_spectrum, jacobian_svd, numerical_rank
 from holdfast.diffusion.masked import (
     AncestralMaskedSampler,
     ConfidenceSampler,
@@ -193,6 +196,7 @@ __all__ = [
     "GeometricMask",
     "Guidance",
     "GuidedDenoiser",
+    "JacobianSVD",
     "LabelEmbedding",
     "LinearHead",
     "LinearMask",
@@ -241,6 +245,7 @@ __all__ = [
     "VectorQuantizer",
     "ViTEncoder",
     "WarmupConfig",
+    "apply_edit",
     "attribute_error",
     "attribute_error_mc",
     "bernoulli",
@@ -256,8 +261,10 @@ __all__ = [
     "ddim",
     "ddim_invert",
     "decompose_velocity_error",
+    "denoising_loss",
     "dit_from_checkpoint",
     "draw_samples",
+    "edit_direction",
     "edm_heun",
     "embed_weights",
     "embedded_warmup",
@@ -277,6 +284,8 @@ __all__ = [
     "heun",
     "hitting_times",
     "inpaint",
+    "jacobian_spectrum",
+    "jacobian_svd",
     "karras_sigmas",
     "layer_decay_groups",
     "load_dit_checkpoint",
@@ -290,6 +299,7 @@ __all__ = [
     "model_space",
     "nested_masks",
     "ntxent_alignment",
+    "numerical_rank",
     "pool_map",
     "pretrained_denoiser",
     "prior",

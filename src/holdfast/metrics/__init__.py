@@ -56,6 +56,7 @@ from holdfast.metrics.intervals import (
 )
 from holdfast.metrics.invariance import EnvironmentProbe, environment_probe, equivariance_error, invariance_error
 from holdfast.metrics.ngrams import NGramModel
+from holdfast.metrics.novelty import generalisation_score
 from holdfast.metrics.overlap import effective_rank, feature_overlap, ridge_r2
 from holdfast.metrics.retrieval import (
     Neighbours,
@@ -79,6 +80,7 @@ from holdfast.metrics.similarity import (
     procrustes_distance,
     topk_jaccard,
 )
+from holdfast.metrics.subspaces import SubspaceMatching, match_subspaces, principal_angles, subspace_error
 from holdfast.metrics.tokens import causal_scorer, generative_perplexity, token_entropy
 from holdfast.metrics.transport import energy_distance, gaussian_w2, gaussian_w2_moments, mmd2, sliced_wasserstein
 
@@ -95,6 +97,7 @@ __all__ = [
     "Neighbours",
     "PrecisionRecall",
     "ReliabilityCurve",
+    "SubspaceMatching",
     "WorstGroup",
     "accuracy",
     "accuracy_at_coverage",
@@ -128,6 +131,7 @@ __all__ = [
     "frechet_distance_infinity",
     "gaussian_w2",
     "gaussian_w2_moments",
+    "generalisation_score",
     "generation_scores",
     "generative_perplexity",
     "hierarchical_bootstrap",
@@ -137,6 +141,7 @@ __all__ = [
     "label_hits",
     "linear_cka",
     "macro_f1",
+    "match_subspaces",
     "mean_average_precision",
     "mean_cosine",
     "mig",
@@ -151,6 +156,7 @@ __all__ = [
     "paired_difference",
     "precision_at_k",
     "precision_recall",
+    "principal_angles",
     "procrustes_distance",
     "recall_at_k",
     "relevant_counts",
@@ -158,6 +164,7 @@ __all__ = [
     "ridge_r2",
     "risk_coverage_curve",
     "sliced_wasserstein",
+    "subspace_error",
     "t_interval",
     "token_entropy",
     "top1",

@@ -32,6 +32,7 @@ BUILT: dict[int, str] = {
     30: "p30_binary_latent",
     36: "p36_repa",
     37: "p37_diti",
+    39: "p39_subspace_diffusion",
     41: "p41_sra",
     44: "p44_inset",
     46: "p46_diffusion_features",
