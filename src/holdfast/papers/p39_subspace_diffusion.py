@@ -295,6 +295,8 @@ PAPER = describe(
             "with two fewer it is at least 0.65 (theory: 0.71)",
             lambda v: _least(v, _ROWS[:2], 2),
             at_least=0.65,
+            note="The mean is above the bound, but the smaller of two errors spreads from seed to seed as the angle "
+            "of a random pair of directions does: five seeds do not part it from 0.65.",
         ),
         Claim(
             "any-dimension",
