@@ -52,6 +52,10 @@ _EXPORTS: dict[str, str] = {
     "StationaryClassifier": "holdfast.representation",
     # generators
     "DiffusionModel": "holdfast.diffusion",
+    # is a likelihood on these data worth anything
+    "singularity_report": "holdfast.distribution",
+    # the effect of actions that were never tried
+    "InterventionExtrapolator": "holdfast.causal",
     # study and papers
     "Study": "holdfast.study",
     "cite": "holdfast.papers",
@@ -64,6 +68,7 @@ __all__ = [*_EXPORTS, "__version__"]  # pyright: ignore[reportUnsupportedDunderA
 __version__ = version("holdfast")
 
 if TYPE_CHECKING:
+    from holdfast.causal import InterventionExtrapolator
     from holdfast.core import Classifier, Estimator, Regressor, load, save, train
     from holdfast.data import (
         Environments,
@@ -78,6 +83,7 @@ if TYPE_CHECKING:
         read_text,
     )
     from holdfast.diffusion import DiffusionFeatureClassifier, DiffusionModel
+    from holdfast.distribution import singularity_report
     from holdfast.papers import cite, papers, reproduce
     from holdfast.representation import (
         CategoryModel,

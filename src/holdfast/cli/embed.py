@@ -81,7 +81,7 @@ def embed(
     encoder: Annotated[
         str, typer.Option(help="resnet, gnn, median, attention, kernel-mean or mean.", rich_help_panel=_MODEL)
     ] = "resnet",
-    generator: Annotated[str, typer.Option(help="ddpm or direct.", rich_help_panel=_MODEL)] = "ddpm",
+    generator: Annotated[str, typer.Option(help="ddpm, direct or cvae.", rich_help_panel=_MODEL)] = "ddpm",
     code_dim: Annotated[int, typer.Option(help="Length of a code.", rich_help_panel=_MODEL)] = 16,
     width: Annotated[int, typer.Option(help="Units of the networks.", rich_help_panel=_MODEL)] = 128,
     set_size: Annotated[int, typer.Option(help="Points drawn of a group at a step.", rich_help_panel=_MODEL)] = 64,

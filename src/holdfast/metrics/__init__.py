@@ -45,6 +45,7 @@ from holdfast.metrics.generation import (
     kernel_distance,
     precision_recall,
 )
+from holdfast.metrics.identification import affine_r2, mcc
 from holdfast.metrics.intervals import (
     Interval,
     bootstrap_interval,
@@ -81,8 +82,16 @@ from holdfast.metrics.similarity import (
     topk_jaccard,
 )
 from holdfast.metrics.subspaces import SubspaceMatching, match_subspaces, principal_angles, subspace_error
+from holdfast.metrics.support import distance_to_support, intrinsic_dimension
 from holdfast.metrics.tokens import causal_scorer, generative_perplexity, token_entropy
-from holdfast.metrics.transport import energy_distance, gaussian_w2, gaussian_w2_moments, mmd2, sliced_wasserstein
+from holdfast.metrics.transport import (
+    energy_distance,
+    gaussian_w2,
+    gaussian_w2_moments,
+    mmd2,
+    sliced_wasserstein,
+    wasserstein1_1d,
+)
 
 __all__ = [
     "DCI",
@@ -101,6 +110,7 @@ __all__ = [
     "WorstGroup",
     "accuracy",
     "accuracy_at_coverage",
+    "affine_r2",
     "aggregate_mahalanobis",
     "aupr_in",
     "aupr_out",
@@ -118,6 +128,7 @@ __all__ = [
     "cross_space_mrr",
     "dci",
     "density_coverage",
+    "distance_to_support",
     "effective_rank",
     "energy_distance",
     "environment_probe",
@@ -136,12 +147,14 @@ __all__ = [
     "generative_perplexity",
     "hierarchical_bootstrap",
     "hit_at_k",
+    "intrinsic_dimension",
     "invariance_error",
     "kernel_distance",
     "label_hits",
     "linear_cka",
     "macro_f1",
     "match_subspaces",
+    "mcc",
     "mean_average_precision",
     "mean_cosine",
     "mig",
@@ -171,6 +184,7 @@ __all__ = [
     "topk_accuracy",
     "topk_jaccard",
     "variance_share",
+    "wasserstein1_1d",
     "wilson_interval",
     "worst_group",
 ]

@@ -12,7 +12,7 @@ from holdfast.core.checks import check_choice, check_number
 from holdfast.core.random import generator
 from holdfast.metrics._inputs import as_float
 
-__all__ = ["energy_distance", "gaussian_w2", "gaussian_w2_moments", "mmd2", "sliced_wasserstein"]
+__all__ = ["energy_distance", "gaussian_w2", "gaussian_w2_moments", "mmd2", "sliced_wasserstein", "wasserstein1_1d"]
 
 
 def mmd2(
@@ -128,6 +128,20 @@ def sliced_wasserstein(x: Any, y: Any, *, p: int = 2, n_projections: int = 256, 
     middle = levels - width / 2
     cost = (u[torch.searchsorted(i, middle)] - v[torch.searchsorted(j, middle)]).abs().pow(p)
     return float((width[:, None] * cost).sum(0).mean()) ** (1 / p)
+
+
+def wasserstein1_1d(u: Any, v: Any) -> float:
+    r"""Exact Wasserstein-1 distance of two samples of real numbers, :math:`\int \lvert F^{-1} - G^{-1} \rvert`.
+
+    Args:
+        u: ``(n,)``.
+        v: ``(m,)``.
+
+    Examples:
+        >>> wasserstein1_1d([0.0, 1.0], [2.0, 2.0])
+        1.5
+    """
+    return sliced_wasserstein(as_float("u", u, ndim=1)[:, None], as_float("v", v, ndim=1)[:, None], p=1)
 
 
 def gaussian_w2(x: Any, y: Any) -> float:

@@ -19,9 +19,11 @@ from holdfast.nn.backbones import (
     make_backbone,
 )
 from holdfast.nn.classifier import NeuralClassifier
+from holdfast.nn.coders import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from holdfast.nn.contract import EmbeddingContract, tensor_digest
 from holdfast.nn.contrastive import info_nce, nt_xent
 from holdfast.nn.feed_forward import feed_forward
+from holdfast.nn.gaussian import DiagonalGaussian, gaussian_kl
 from holdfast.nn.growing import GrowingClassifier
 from holdfast.nn.learner import learner
 from holdfast.nn.matryoshka import MatryoshkaHead, check_dims, nesting_dims, truncate_embed
@@ -61,9 +63,12 @@ __all__ = [
     "AttentionSetEncoder",
     "BackboneEntry",
     "Batch",
+    "ConvDecoder",
+    "ConvEncoder",
     "ConvNet",
     "ConvSetEncoder",
     "DeepSets",
+    "DiagonalGaussian",
     "EMATeacher",
     "EmbeddingContract",
     "EmpiricalRisk",
@@ -75,6 +80,8 @@ __all__ = [
     "HashedText",
     "InvarianceReport",
     "KernelMeanEncoder",
+    "MLPDecoder",
+    "MLPEncoder",
     "MatryoshkaHead",
     "MeanEncoder",
     "Network",
@@ -97,6 +104,7 @@ __all__ = [
     "check_distributional_invariance",
     "encode_in_chunks",
     "feed_forward",
+    "gaussian_kl",
     "info_nce",
     "learner",
     "list_backbones",

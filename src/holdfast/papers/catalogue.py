@@ -22,6 +22,7 @@ BUILT: dict[int, str] = {
     10: "p10_gde",
     11: "p11_distribution_transformer",
     12: "p12_stationary",
+    13: "p13_singular_likelihood",
     14: "p14_relative",
     17: "p17_category_modeling",
     19: "p19_composable_inference",
@@ -35,9 +36,11 @@ BUILT: dict[int, str] = {
     39: "p39_subspace_diffusion",
     41: "p41_sra",
     44: "p44_inset",
+    45: "p45_attribute_cvae",
     46: "p46_diffusion_features",
     48: "p48_label_robust",
     49: "p49_masked_diffusion",
+    54: "p54_intervention_extrapolation",
 }
 """Papers whose experiment can be run, and the module that holds it."""
 

@@ -75,7 +75,7 @@ def test_a_saved_model_gives_the_same_codes_and_samples(fitted, tmp_path):
 
 
 @pytest.mark.parametrize("encoder", ["resnet", "gnn", "median", "attention", "kernel-mean", "mean"])
-@pytest.mark.parametrize("generator", ["ddpm", "direct"])
+@pytest.mark.parametrize("generator", ["ddpm", "direct", "cvae"])
 def test_every_encoder_goes_with_every_generator(encoder, generator):
     sets, _ = _sets(6, 20)
     model = DistributionEmbedding(encoder, generator, steps=2, mix=2, components=1, **OPTIONS).fit(sets)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from holdfast.core.checks import check_number
 from holdfast.diffusion.autoencoder.bottleneck import Bottleneck, Code
+from holdfast.nn.gaussian import gaussian_kl, normal
 
 __all__ = ["GaussianKL"]
 
@@ -58,8 +59,8 @@ class GaussianKL(Bottleneck):
     def forward(self, h: Float[Tensor, "batch width h w"], *, generator: torch.Generator | None = None) -> Code:
         """Return a drawn latent; ``stats`` hold the KL divergence per cell and the latent's scale."""
         mean, log_variance = self.moments(h)
-        z = mean + (0.5 * log_variance).exp() * _normal_like(mean, generator)
-        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+        z = mean + (0.5 * log_variance).exp() * normal(mean.shape, mean, generator)
+        kl = gaussian_kl(mean, log_variance, reduce="none").sum(1).mean()
         stats = {"kl_per_cell": kl.detach(), "latent_std": z.detach().std()}
         return Code(self.embedding(z), z, self.kl_weight * kl, stats)
 
@@ -71,15 +72,10 @@ class GaussianKL(Bottleneck):
             mean, log_variance = self.moments(h)
             if not sample:
                 return mean
-            return mean + (0.5 * log_variance).exp() * _normal_like(mean, generator)
+            return mean + (0.5 * log_variance).exp() * normal(mean.shape, mean, generator)
 
     def embed(self, code: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch width h w"]:
         """Return the embedding of a latent."""
         if code.ndim != 4 or code.shape[1] != self.channels:
             raise ValueError(f"latents must have shape (batch, {self.channels}, h, w), got {tuple(code.shape)}")
         return self.embedding(code)
-
-
-def _normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = x.device if generator is None else generator.device
-    return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)

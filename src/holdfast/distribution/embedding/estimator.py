@@ -26,6 +26,7 @@ from holdfast.distribution.embedding.mixing import SetMixer
 from holdfast.distribution.embedding.scaling import PointScaling
 from holdfast.distribution.embedding.sets import SetTable
 from holdfast.distribution.embedding.training import train_embedding
+from holdfast.distribution.generators.cvae import ConditionalVAE
 from holdfast.distribution.generators.ddpm import ConditionalDDPM
 from holdfast.distribution.generators.direct import DirectGenerator
 from holdfast.nn.sets import (
@@ -51,6 +52,7 @@ ENCODERS: dict[str, Callable[[int, int, int], PooledSetEncoder]] = {
 
 
 GENERATORS: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "cvae": lambda d, width, code: ConditionalVAE.of_points(d, code, width=width),
     "ddpm": lambda d, width, code: ConditionalDDPM(
         d, code, width=width, steps=100, beta_end=0.08, sampler_steps=50, loss_points=16
     ),
@@ -73,8 +75,9 @@ class DistributionEmbedding(TransformerMixin, Estimator):
     Args:
         encoder: "resnet", "gnn", "median" (robust), "attention" (quadratic in the size of a set), "kernel-mean" and
             "mean" (both fixed or linear: for little data), or a module of :mod:`holdfast.nn.sets`.
-        generator: "ddpm" (best fidelity), "direct" (fast; sliced Wasserstein), or a module with ``loss`` and
-            ``sample``, see :class:`holdfast.distribution.ConditionalGenerator`.
+        generator: "ddpm" (best fidelity), "direct" (fast; sliced Wasserstein), "cvae" (fast; a latent and a bound of
+            the likelihood), or a module with ``loss`` and ``sample``, see
+            :class:`holdfast.distribution.ConditionalGenerator`.
         code_dim, width: length of a code, units of the networks.
         components: encode and generate that many principal components of the points, for wide tables.
         set_size: points drawn of every set at a step.

@@ -1,0 +1,43 @@
+"""Causal questions: what an action would do that was never tried."""
+
+from holdfast.causal.interventions import (
+    Autoencoder,
+    ControlFunctionRegressor,
+    DoPrediction,
+    IdentifiabilityReport,
+    InterventionExtrapolator,
+    InvariantAutoencoder,
+    LambdaChoice,
+    LinearEffect,
+    LinearInvariancePenalty,
+    MMRTest,
+    PlainAutoencoder,
+    ShiftDiagnostics,
+    UnconditionalVAE,
+    mmr_test,
+    reconstruction_error,
+    select_lambda,
+    train_invariant_autoencoder,
+    two_stage_least_squares,
+)
+
+__all__ = [
+    "Autoencoder",
+    "ControlFunctionRegressor",
+    "DoPrediction",
+    "IdentifiabilityReport",
+    "InterventionExtrapolator",
+    "InvariantAutoencoder",
+    "LambdaChoice",
+    "LinearEffect",
+    "LinearInvariancePenalty",
+    "MMRTest",
+    "PlainAutoencoder",
+    "ShiftDiagnostics",
+    "UnconditionalVAE",
+    "mmr_test",
+    "reconstruction_error",
+    "select_lambda",
+    "train_invariant_autoencoder",
+    "two_stage_least_squares",
+]
