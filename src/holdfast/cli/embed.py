@@ -111,8 +111,8 @@ def embed(
 
     from holdfast import __version__
     from holdfast.core.checks import check_number
+    from holdfast.data.counts import log_counts as normalise
     from holdfast.data.errors import DataError, suggest
-    from holdfast.distribution.embedding.cells import log_counts as normalise
     from holdfast.distribution.embedding.estimator import DistributionEmbedding
     from holdfast.distribution.embedding.judge import fidelity, parts_of
     from holdfast.study.report.embedding import code_map, write_embedding_report

@@ -1,5 +1,6 @@
 """Data: environments, readers, named data sets, shifts and procedural worlds."""
 
+from holdfast.data.counts import log_counts
 from holdfast.data.environments import Environments
 from holdfast.data.errors import DataError, DataWarning
 from holdfast.data.loader import EnvironmentBatch, EnvironmentLoader
@@ -41,6 +42,7 @@ __all__ = [
     "list_named",
     "load_images",
     "load_named",
+    "log_counts",
     "named_file",
     "named_options",
     "read",

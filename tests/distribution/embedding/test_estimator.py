@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from sklearn.base import clone
 
-from holdfast.distribution.embedding.cells import log_counts
 from holdfast.distribution.embedding.estimator import DistributionEmbedding
 from holdfast.distribution.embedding.judge import fidelity, parts_of
 
@@ -108,16 +107,6 @@ def test_fidelity_has_chance_as_its_floor_and_parts_vary_about_the_code(fitted):
     own = np.mean([np.linalg.norm(p - c) for p, c in zip(parts, z)])
     other = np.mean([np.linalg.norm(p - c) for p, c in zip(parts, z[::-1])])
     assert own < other
-
-
-def test_log_counts_are_shares_on_a_log_scale():
-    counts = np.array([[1, 3], [0, 2]])
-    np.testing.assert_allclose(np.expm1(log_counts(counts)).sum(1), 1e4)
-    np.testing.assert_allclose(np.expm1(log_counts(counts, [8, 4])), 1e4 * counts / [[8], [4]])
-    with pytest.raises(ValueError, match="cell 1 has no counts"):
-        log_counts([[1, 1], [0, 0]])
-    with pytest.raises(ValueError, match="counts must be non-negative, got -1"):
-        log_counts([[1, -1]])
 
 
 def test_what_cannot_be_embedded_is_refused(fitted):

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from holdfast.core.checks import check_choice
+from holdfast.data.counts import log_counts
 from holdfast.data.environments import Environments
 from holdfast.data.named.files import Get
 from holdfast.data.readers.npz import stored_csr
@@ -40,7 +41,7 @@ def pbmc68k(get: Get, *, environment: Literal["phase"] | None = None) -> Environ
 
 
 def kang_pbmc(get: Get, *, label: Literal["markers", "condition"] = "markers") -> Environments:
-    """Blood cells with and without interferon-beta, as two environments; x is log(1 + counts per 10,000).
+    """Blood cells with and without interferon-beta, as two environments; x is :func:`~holdfast.data.log_counts`.
 
     The source names no cell types. ``label`` "markers" gives each cell the type (B, monocyte, NK, T) whose
     marker genes, :data:`MARKERS`, have the highest mean log-expression; these genes are then no features.
@@ -49,9 +50,9 @@ def kang_pbmc(get: Get, *, label: Literal["markers", "condition"] = "markers") -
     check_choice("label", label, ("markers", "condition"))
     names = ("control", "stimulated")
     with np.load(get("kang_pbmc_ifnb_2000genes.npz")) as a:
-        counts = stored_csr(a).toarray()
+        counts = stored_csr(a)
         total, genes, where = a["total_umi_all_genes"], a["genes"], a["stimulated"].astype(np.int64)
-    x = np.log1p(counts.astype(np.float32) * (1e4 / total[:, None])).astype(np.float32)
+    x = log_counts(counts, total).astype(np.float32)
     y = np.array(names)[where]
     if label == "markers":
         types = sorted(MARKERS)

@@ -1,7 +1,6 @@
 """Codes of laws: a set encoder and a conditional generator, trained together."""
 
 from holdfast.distribution.embedding.agreement import Agreement, distance_agreement
-from holdfast.distribution.embedding.cells import log_counts
 from holdfast.distribution.embedding.estimator import DistributionEmbedding
 from holdfast.distribution.embedding.gde import GDE, interpolate_codes
 from holdfast.distribution.embedding.judge import fidelity, parts_of
@@ -29,7 +28,6 @@ __all__ = [
     "distance_agreement",
     "fidelity",
     "interpolate_codes",
-    "log_counts",
     "make_planar_gaussians",
     "make_rotated_gaussians",
     "parts_of",

@@ -40,4 +40,4 @@ def log_counts(counts: Any, total: Any = None, *, scale: float = 1e4) -> Float[n
         raise ValueError(f"total must have shape ({len(x)},), one for each cell, got {t.shape}")
     if (t <= 0).any():
         raise ValueError(f"cell {int((t <= 0).argmax())} has no counts; drop it")
-    return np.log1p(scale * x / t[:, None])
+    return np.log1p(x * (scale / t)[:, None])
