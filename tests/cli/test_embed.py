@@ -108,7 +108,8 @@ def test_a_map_marks_every_group_and_every_part_and_keeps_names_apart():
     svg = code_map(np.zeros((3, 4)) + np.arange(3)[:, None] * 1e-3, ["a<b", "c", "d"], [np.full((5, 4), 9.0)] * 3)
     assert svg.count("<circle") == 3 + 15
     assert "a&lt;b" in svg
-    heights = [float(part.split('y="')[1].split('"')[0]) for part in svg.split("<text")[1:4]]
-    assert len(set(heights)) == 3
+    places = [tuple(float(part.split(f' {k}="')[1].split('"')[0]) for k in "xy") for part in svg.split("<text")[1:4]]
+    for i, (left, base) in enumerate(places):
+        assert all(abs(base - b) >= 12 or abs(left - a) >= 6 for a, b in places[:i])
     with pytest.raises(ValueError, match="one for each name"):
         code_map(np.zeros((2, 4)), ["a"])

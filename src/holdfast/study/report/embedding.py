@@ -18,6 +18,7 @@ __all__ = ["code_map", "principal_plane", "render_embedding_report", "write_embe
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7d8790", "#b8a800")
 _SIDE, _EDGE = 560.0, 46.0
 _NAMED = 40
+_FONT, _LETTER = 12, 6.5  # of labels, and the width of a letter
 
 
 def principal_plane(codes: Any) -> tuple[np.ndarray, np.ndarray, float]:
@@ -47,6 +48,28 @@ def _mark(x: float, y: float, k: int, size: float, opacity: float) -> str:
         return f'<rect x="{x - size:.1f}" y="{y - size:.1f}" width="{2 * size:g}" height="{2 * size:g}" {style}/>'
     points = f"{x:.1f},{y - 1.3 * size:.1f} {x - 1.2 * size:.1f},{y + size:.1f} {x + 1.2 * size:.1f},{y + size:.1f}"
     return f'<polygon points="{points}" {style}/>'
+
+
+def _label_places(marks: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[tuple[float, float]]:
+    """Return where every label begins (left end of its baseline): near its mark, over as little as can be."""
+    spots = np.array([[x - 7, y - 8, x + 7, y + 8] for x, y in marks])
+    taken = np.zeros((0, 4))
+    found = []
+    for (x, y), label in zip(marks, labels):
+        wide = _LETTER * len(label)
+        rows = [y - 11, y + 20, y + 4] + [y + sign * step for step in range(26, 140, 14) for sign in (-1, 1)]
+        lefts = [x - wide / 2, x + 11, x - wide - 11]
+        starts = np.array([(left, base) for base in rows for left in lefts if base != y + 4 or left != lefts[0]])
+        kept = np.clip(starts, [2, _FONT], [max(2, _SIDE - wide - 2), _SIDE - 4])
+        boxes = np.stack([kept[:, 0], kept[:, 1] - 11, kept[:, 0] + wide, kept[:, 1] + 3], 1)
+        cost = np.hypot(*(kept - starts).T) + np.hypot(kept[:, 0] + wide / 2 - x, kept[:, 1] - y) / 20
+        for others, price in ((spots, 1.0), (taken, 2.0)):
+            overlap = np.minimum(boxes[:, None, 2:], others[:, 2:]) - np.maximum(boxes[:, None, :2], others[:, :2])
+            cost += price * overlap.clip(0).prod(2).sum(1)
+        best = int(cost.argmin())
+        found.append((float(kept[best, 0]), float(kept[best, 1])))
+        taken = np.concatenate([taken, boxes[best : best + 1]])
+    return found
 
 
 def code_map(
@@ -94,29 +117,26 @@ def code_map(
         parts += [
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4" fill="none" stroke="#7d8790"/>' for x, y in map(place, at[-1])
         ]
-    taken: list[tuple[float, float]] = []
-    for k, (p, name) in enumerate(zip(at[0], names)):
-        x, y = place(p)
-        parts.append(_mark(x, y, k, 7, 1.0))
-        if k >= _NAMED:
-            continue
-        height = y - 11
-        while any(abs(height - b) < 14 and abs(x - a) < 90 for a, b in taken) and height < _SIDE - 10:
-            height += 7
-        taken.append((x, height))
-        text = escape(str(name) if len(str(name)) <= 24 else str(name)[:23] + "…")
-        anchor = "start" if x < 90 else "end" if x > _SIDE - 90 else "middle"
+    marks = [place(p) for p in at[0]]
+    parts += [_mark(x, y, k, 7, 1.0) for k, (x, y) in enumerate(marks)]
+    short = [str(n) if len(str(n)) <= 24 else str(n)[:23] + "…" for n in names[:_NAMED]]
+    for (x, y), (left, base), text in zip(marks, _label_places(marks, short), short):
+        if abs(base - y) > 30:
+            parts.append(
+                f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{left + _LETTER * len(text) / 2:.1f}" '
+                f'y2="{base + 3 if base < y else base - 12:.1f}" stroke="#7d8790" stroke-width="0.7"/>'
+            )
         parts.append(
-            f'<text x="{x:.1f}" y="{height:.1f}" text-anchor="{anchor}" fill="currentColor" '
-            f'font-size="13" font-family="sans-serif">{text}</text>'
+            f'<text x="{left:.1f}" y="{base:.1f}" fill="currentColor" font-size="{_FONT}" font-family="sans-serif">'
+            f"{escape(text)}</text>"
         )
     parts.append(
-        f'<text x="{_SIDE / 2}" y="{_SIDE - 8}" text-anchor="middle" fill="currentColor" font-size="12" '
+        f'<text x="{_SIDE / 2}" y="{_SIDE + 14}" text-anchor="middle" fill="currentColor" font-size="12" '
         f'font-family="sans-serif" opacity="0.7">two principal directions of the codes, {share:.0%} of their '
         "variance</text>"
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_SIDE:.0f} {_SIDE:.0f}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_SIDE:.0f} {_SIDE + 22:.0f}" role="img" '
         f'style="max-width:{_SIDE:.0f}px">{"".join(parts)}</svg>'
     )
 
