@@ -118,7 +118,7 @@ def test_a_number_outside_the_range_of_training_is_warned_of():
     [
         (FACES.x + 1, TABLE, r"floats in \[0, 1\], got 1 to"),
         (FACES.x[:10], TABLE, "one row of attributes for every image"),
-        (FACES.x, TABLE.assign(age=30.0), "attribute 5 is binary: 0 or 1, but row"),
+        (FACES.x, TABLE.assign(age=30.0), "attribute 'age' must be 0 or 1, but row 0 has 30; name it in continuous"),
         (FACES.x, TABLE * 0, "nothing to condition on"),
         (FACES.x, TABLE.assign(name="a"), "'name' holds no numbers"),
         (FACES.x, TABLE.replace({"hat": {1.0: np.inf}}), "infinity"),
@@ -135,6 +135,7 @@ def test_data_that_make_no_sense_are_refused(x, c, message):
     [
         (lambda m: m.sample({"glases": 1}), "no attribute 'glases'; did you mean 'glasses'"),
         (lambda m: m.sample(np.zeros((1, 4))), "5 columns"),
+        (lambda m: m.sample({"hat": 2}), "attribute 'hat' must be 0 or 1, but row 0 has 2"),
         (lambda m: m.sample({"hat": 1}, temperature=0), "temperature must be in"),
         (lambda m: m.sample({"hat": 1}, 0), "n must be in"),
         (lambda m: m.reconstruct(FACES.x[:, :, :10], TABLE), r"images must have shape \(n, 1, 12, 12\)"),

@@ -130,6 +130,7 @@ class AttributeGenerator(Estimator):
             )
         for name in self.continuous:
             check_choice("continuous", name, list(table.names))
+        _refuse_other_than_binary(table, self.continuous)
         refuse_constant(table.values, table.known)
         self.attributes_ = table.names
         self.shape_ = tuple(x.shape[1:])
@@ -287,7 +288,9 @@ class AttributeGenerator(Estimator):
 
     def _requests(self, C: Any) -> AttributeTable:
         check_is_fitted(self, "model_")
-        return read_attributes(C, self.attributes_)
+        table = read_attributes(C, self.attributes_)
+        _refuse_other_than_binary(table, self.continuous)
+        return table
 
     def _filled(self, values: Tensor, known: Tensor, seed: int) -> Tensor:
         """Draw what a request leaves open from training rows that agree with the rest of it."""
@@ -352,6 +355,17 @@ class AttributeGenerator(Estimator):
             self.model_ = self._make(self.n_steps_)
         self.model_.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         self.model_.eval()
+
+
+def _refuse_other_than_binary(table: AttributeTable, continuous: Sequence[str]) -> None:
+    binary = torch.tensor([name not in continuous for name in table.names])
+    wrong = table.known & binary & (table.values != 0) & (table.values != 1)
+    if bool(wrong.any()):
+        row, column = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"attribute {table.names[column]!r} must be 0 or 1, but row {row} has {float(table.values[row, column]):g}; "
+            "name it in continuous if it is a number"
+        )
 
 
 def _pixels(X: Any) -> Tensor:
