@@ -1,16 +1,20 @@
-"""Distances between samples of two distributions: kernels, transport and energies."""
+"""Distances between samples of two distributions as numbers: kernels, transport and energies."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from holdfast.core.checks import check_choice, check_number
+from holdfast.core.checks import check_choice
 from holdfast.core.random import generator
 from holdfast.metrics._inputs import as_float
+from holdfast.metrics.distances.gaussian import bures
+from holdfast.metrics.distances.kernel import MEDIAN_FACTORS, energy_discrepancy, kernel_discrepancy
+from holdfast.metrics.distances.point_sets import median_distance
+from holdfast.metrics.distances.sliced import sliced_transport
 
 __all__ = ["energy_distance", "gaussian_w2", "gaussian_w2_moments", "mmd2", "sliced_wasserstein", "wasserstein1_1d"]
 
@@ -49,22 +53,13 @@ def mmd2(
     """
     check_choice("estimator", estimator, ["unbiased", "biased"])
     a, b = _samples(x, y)
-    xx, yy, xy = _squared(a, a), _squared(b, b), _squared(a, b)
     if bandwidths is None:
-        pairs = torch.cat([_upper(xx), _upper(yy), xy.reshape(-1)])
-        median = float(pairs.median().sqrt())
+        median = float(median_distance(a, b))
         if median == 0:
             raise ValueError("more than half of all pairs are equal: the median distance is 0, give bandwidths")
-        scales = [median * factor for factor in (0.25, 0.5, 1.0, 2.0, 4.0)]
-    else:
-        scales = as_float("bandwidths", bandwidths).reshape(-1).tolist()
-        for s in scales:
-            check_number("bandwidths", s, low=0, open_low=True)
-    value = 0.0
-    for s in scales:
-        k_xx, k_yy, k_xy = (torch.exp(-d / (2 * s * s)) for d in (xx, yy, xy))
-        value += float(_within(k_xx, estimator) + _within(k_yy, estimator) - 2 * k_xy.mean())
-    return value / len(scales)
+        bandwidths = [median * factor for factor in MEDIAN_FACTORS]
+    scales = as_float("bandwidths", bandwidths).reshape(-1).to(a.device)
+    return float(kernel_discrepancy(a, b, scales, estimator=estimator))
 
 
 def energy_distance(x: Any, y: Any, *, estimator: Literal["unbiased", "biased"] = "biased") -> float:
@@ -82,8 +77,7 @@ def energy_distance(x: Any, y: Any, *, estimator: Literal["unbiased", "biased"] 
     """
     check_choice("estimator", estimator, ["unbiased", "biased"])
     a, b = _samples(x, y)
-    xx, yy, xy = (_squared(*pair).sqrt() for pair in ((a, a), (b, b), (a, b)))
-    return float(2 * xy.mean() - _within(xx, estimator) - _within(yy, estimator))
+    return float(energy_discrepancy(a, b, estimator=estimator))
 
 
 def sliced_wasserstein(x: Any, y: Any, *, p: int = 2, n_projections: int = 256, seed: int = 0) -> float:
@@ -109,25 +103,8 @@ def sliced_wasserstein(x: Any, y: Any, *, p: int = 2, n_projections: int = 256, 
         2.0
     """
     a, b = _samples(x, y)
-    check_number("p", p, low=1)
-    check_number("n_projections", n_projections, low=1, integer=True)
-    d = a.shape[1]
-    if d == 1:
-        lines = torch.ones(1, 1, dtype=a.dtype, device=a.device)
-    else:
-        lines = torch.randn(d, n_projections, dtype=a.dtype, generator=generator(seed)).to(a.device)
-        lines = lines / lines.norm(dim=0)
-    u, v = (a @ lines).sort(0).values, (b @ lines).sort(0).values
-    n, m = len(u), len(v)
-    if n == m:
-        return float((u - v).abs().pow(p).mean()) ** (1 / p)
-    # Between two steps of either quantile function both are constant.
-    i, j = (torch.arange(1, k + 1, dtype=a.dtype, device=a.device) / k for k in (n, m))
-    levels = torch.cat([i, j]).sort().values
-    width = torch.diff(levels, prepend=levels.new_zeros(1))
-    middle = levels - width / 2
-    cost = (u[torch.searchsorted(i, middle)] - v[torch.searchsorted(j, middle)]).abs().pow(p)
-    return float((width[:, None] * cost).sum(0).mean()) ** (1 / p)
+    powered = sliced_transport(a, b, p=p, n_projections=n_projections, generator=generator(seed))
+    return float(powered) ** (1 / p)
 
 
 def wasserstein1_1d(u: Any, v: Any) -> float:
@@ -183,11 +160,8 @@ def gaussian_w2_moments(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:
     s1, s2 = (as_float(n, s).reshape(-1) for n, s in (("cov1", cov1), ("cov2", cov2)))
     if len(m2) != d or len(s1) != d * d or len(s2) != d * d:
         raise ValueError(f"means must have length {d} and covariances shape ({d}, {d})")
-    root1, root2 = _root("cov1", s1.view(d, d)), _root("cov2", s2.view(d, d))
-    # tr (S1^1/2 S2 S1^1/2)^1/2 is the nuclear norm of S1^1/2 S2^1/2, which needs no root of a product.
-    cross = torch.linalg.svdvals(root1 @ root2).sum()
-    squared = (m1 - m2).square().sum() + root1.square().sum() + root2.square().sum() - 2 * cross
-    return float(squared.clamp_min(0).sqrt())
+    spread = bures(s1.view(d, d), s2.view(d, d).to(s1.device), ("cov1", "cov2"))
+    return math.sqrt(float((m1 - m2.to(m1.device)).square().sum()) + float(spread))
 
 
 def _samples(x: Any, y: Any) -> tuple[Tensor, Tensor]:
@@ -197,28 +171,3 @@ def _samples(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     if min(len(a), len(b)) < 2:
         raise ValueError(f"each sample needs at least two rows, got {len(a)} and {len(b)}")
     return a, b.to(a.device)
-
-
-def _squared(a: Tensor, b: Tensor) -> Float[Tensor, "n m"]:
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
-
-
-def _upper(d: Tensor) -> Tensor:
-    i, j = torch.triu_indices(len(d), len(d), offset=1, device=d.device)
-    return d[i, j]
-
-
-def _within(k: Tensor, estimator: str) -> Tensor:
-    if estimator == "biased":
-        return k.mean()
-    n = len(k)
-    return (k.sum() - k.diagonal().sum()) / (n * (n - 1))
-
-
-def _root(name: str, s: Tensor) -> Tensor:
-    if not torch.allclose(s, s.T, atol=1e-8 * float(s.abs().max())):
-        raise ValueError(f"{name} must be symmetric")
-    value, vector = torch.linalg.eigh(s)
-    if float(value[0]) < -1e-8 * float(value[-1].abs()):
-        raise ValueError(f"{name} must be positive semi-definite, but has the eigenvalue {float(value[0]):g}")
-    return (vector * value.clamp_min(0).sqrt()) @ vector.T

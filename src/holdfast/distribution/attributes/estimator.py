@@ -362,8 +362,9 @@ def _refuse_other_than_binary(table: AttributeTable, continuous: Sequence[str]) 
     wrong = table.known & binary & (table.values != 0) & (table.values != 1)
     if bool(wrong.any()):
         row, column = wrong.nonzero()[0].tolist()
+        value = float(table.values[row, column])
         raise ValueError(
-            f"attribute {table.names[column]!r} must be 0 or 1, but row {row} has {float(table.values[row, column]):g}; "
+            f"attribute {table.names[column]!r} must be 0 or 1, but row {row} has {value:g}; "
             "name it in continuous if it is a number"
         )
 

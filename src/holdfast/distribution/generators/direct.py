@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from holdfast.core.checks import check_choice, check_number
 from holdfast.distribution.generators.inputs import check_codes, check_points
-from holdfast.distribution.generators.sample_losses import kernel_loss, sinkhorn_loss, sliced_loss
+from holdfast.metrics.distances import (
+    kernel_discrepancy,
+    mean_squared_distance,
+    median_distance,
+    sinkhorn_divergence,
+    sliced_transport,
+)
 from holdfast.nn.feed_forward import feed_forward
 
 __all__ = ["DirectGenerator"]
@@ -75,12 +81,13 @@ class DirectGenerator(nn.Module):
         check_points(x, z, (self.features,), self.code)
         y = self._draw(z, x.shape[1], generator)
         if self.kind == "swd":
-            return sliced_loss(x, y, self.n_proj, generator).mean()
+            return sliced_transport(x, y, n_projections=self.n_proj, generator=generator).mean()
         if self.kind == "mmd":
             if x.shape[1] < 2:
                 raise ValueError("loss='mmd' takes the median distance of the points: sets need at least two, got one")
-            return kernel_loss(x, y).mean()
-        return sinkhorn_loss(x, y, self.eps).mean()
+            median = median_distance(x).clamp_min(1e-6)
+            return kernel_discrepancy(x, y, median[:, None]).mean()
+        return sinkhorn_divergence(x, y, eps=self.eps * mean_squared_distance(x, y).clamp_min(1e-12)).mean()
 
     def _draw(self, z: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
         noise = torch.randn(len(z), n, self.noise_dim, generator=generator, device=z.device, dtype=z.dtype)
