@@ -178,6 +178,8 @@ PAPER = describe(
             "at most 0.85 of the sliced W1 distance to the law",
             _ratio("curve/0.1/sw1", "curve/0/sw1"),
             at_most=0.85,
+            note="without noise, four of five fits end at a deviation of 0.02 and are as good; with four times the "
+            "steps it ends at 0.003 and five further seeds range from 0.32 to 1.54: whether such a fit fails is chance",
         ),
         Claim(
             "gain-where-noise-vanishes",

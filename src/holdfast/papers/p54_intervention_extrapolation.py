@@ -158,6 +158,8 @@ PAPER = describe(
             "its R^2 is at least 0.03 above that of the same autoencoder without the constraint",
             lambda v: v["invariant/r2"] - v["vanilla/r2"],
             at_least=0.03,
+            note="worlds differ by more than five show: ten further ones have 0.057 [0.025, 0.090], all fifteen 0.062 "
+            "[0.032, 0.092]",
         ),
         Claim(
             "beats-regression-on-action",
@@ -165,6 +167,8 @@ PAPER = describe(
             "to outcome (difference of errors, at most 0)",
             lambda v: _excess(v, "direct"),
             at_most=0.0,
+            note="a network from action to outcome is lucky in some worlds: over ten further ones its error is 1.02, "
+            "ours 0.60, the difference -0.17 [-0.42, 0.09]",
         ),
         Claim(
             "beats-vanilla-code",
@@ -172,6 +176,8 @@ PAPER = describe(
             "of errors, at most 0)",
             lambda v: _excess(v, "vanilla"),
             at_most=0.0,
+            note="it wins by far or is even: over ten further worlds the errors are 0.60 and 1.20, the difference "
+            "-0.30 [-0.68, 0.08]",
         ),
         Claim(
             "control-removes-confounding",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from holdfast.core.checks import check_choice, check_matrix, check_number, check_same_length
 from holdfast.core.random import generator, spawn_seed
-from holdfast.nn.sets import KernelMeanEncoder, median_distance
+from holdfast.nn.sets import KernelMeanEncoder, median_bandwidth
 
 __all__ = ["LinearInvariancePenalty", "MMRTest", "mmr_test"]
 
@@ -122,7 +122,7 @@ class LinearInvariancePenalty(nn.Module):
         Does nothing where the bandwidth is a number.
         """
         if self.bandwidth == "median":
-            self.scale.fill_(median_distance(action.detach()))
+            self.scale.fill_(median_bandwidth(action.detach()))
         return self
 
     def forward(self, code: Float[Tensor, "batch d"], action: Float[Tensor, "batch k"]) -> Float[Tensor, ""]:
@@ -167,7 +167,7 @@ class LinearInvariancePenalty(nn.Module):
 
     def _bandwidth(self, action: Tensor) -> float:
         known = float(self.scale)
-        return median_distance(action.detach()) if math.isnan(known) else known
+        return median_bandwidth(action.detach()) if math.isnan(known) else known
 
     def extra_repr(self) -> str:
         """Show the choices."""

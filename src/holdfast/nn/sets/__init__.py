@@ -5,7 +5,7 @@ from holdfast.nn.sets.control import SumSetEncoder
 from holdfast.nn.sets.convolutional import ConvSetEncoder
 from holdfast.nn.sets.gnn import GNNSetEncoder, ResNetSetEncoder
 from holdfast.nn.sets.invariance import InvarianceReport, check_distributional_invariance
-from holdfast.nn.sets.kernel_mean import KernelMeanEncoder, MeanEncoder, median_distance
+from holdfast.nn.sets.kernel_mean import KernelMeanEncoder, MeanEncoder, median_bandwidth
 from holdfast.nn.sets.padding import encode_in_chunks, pad_sets
 from holdfast.nn.sets.pooling import Pool, pooled_mean, pooled_median, pooled_sum
 from holdfast.nn.sets.protocol import PooledSetEncoder, SetEncoder, check_sets
@@ -28,7 +28,7 @@ __all__ = [
     "check_distributional_invariance",
     "check_sets",
     "encode_in_chunks",
-    "median_distance",
+    "median_bandwidth",
     "pad_sets",
     "pooled_mean",
     "pooled_median",

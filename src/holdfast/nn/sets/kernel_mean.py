@@ -13,17 +13,17 @@ from holdfast.core.checks import check_matrix, check_number
 from holdfast.core.random import generator
 from holdfast.nn.sets.protocol import PooledSetEncoder
 
-__all__ = ["KernelMeanEncoder", "MeanEncoder", "median_distance"]
+__all__ = ["KernelMeanEncoder", "MeanEncoder", "median_bandwidth"]
 
 
-def median_distance(x: Float[Tensor, "n features"], *, limit: int = 1000) -> float:
-    """Return the median distance between two different points, from at most ``limit`` points evenly taken.
+def median_bandwidth(x: Float[Tensor, "n features"], *, limit: int = 1000) -> float:
+    """Return the median distance of two different points as a bandwidth, from at most ``limit`` points evenly taken.
 
     Raises:
         ValueError: for fewer than two points, or where more than half of the distances are zero.
 
     Examples:
-        >>> median_distance(torch.tensor([[0.0], [1.0], [3.0]]))
+        >>> median_bandwidth(torch.tensor([[0.0], [1.0], [3.0]]))
         2.0
     """
     check_matrix("points", x)
@@ -89,7 +89,7 @@ class KernelMeanEncoder(PooledSetEncoder):
         Does nothing where the bandwidth is a number.
         """
         if self.bandwidth == "median":
-            self.scale.fill_(1 / median_distance(x.detach().reshape(-1, x.shape[-1])))
+            self.scale.fill_(1 / median_bandwidth(x.detach().reshape(-1, x.shape[-1])))
         return self
 
     def points(
