@@ -304,8 +304,8 @@ PAPER = describe(
             "with half of the steps it finds them as well as the other with all, within 0.005",
             lambda v: v["anomalies/linear/mjc@half"] - v["anomalies/none/mjc"],
             at_least=-0.005,
-            note="1.4 points behind after 150 of 300 steps, ahead at equal steps; after 300 of 600, three further seeds are "
-            "1.9 and 1.1 points ahead and 2.1 behind",
+            note="1.4 points behind after 150 of 300 steps, ahead at equal steps; after 300 of 600, three further "
+            "seeds are 1.9 and 1.1 points ahead and 2.1 behind",
         ),
         Claim(
             "ground-set-used",
