@@ -78,6 +78,25 @@ def test_what_a_mask_hides_changes_neither_value_nor_gradient(f):
 
 
 @every
+def test_padding_costs_no_digits_far_from_the_origin(f):
+    x, y = sets(20, 20, dtype=torch.float32)
+    x, y = x + 1000, y + 1000
+    padded = torch.cat([x, torch.zeros(2, 180, 3)], dim=1)
+    options = {"tolerance": 1e-5} if f is sinkhorn else {}
+    found = f(padded, y, x_mask=torch.arange(200) < 20, **options)
+    torch.testing.assert_close(found, f(x, y, **options), rtol=1e-3, atol=1e-5)
+
+
+@every
+def test_weights_under_a_mask_are_not_looked_at(f):
+    x, y = sets()
+    a = weights(7)
+    hidden = torch.where(torch.arange(7) < 5, a, torch.nan)
+    expected = f(x[:, :5], y, x_weights=a[:, :5])
+    torch.testing.assert_close(f(x, y, x_weights=hidden, x_mask=torch.arange(7) < 5), expected)
+
+
+@every
 def test_a_batch_is_each_pair_alone(f):
     x, y = sets()
     torch.testing.assert_close(f(x, y), torch.stack([f(a, b) for a, b in zip(x, y)]), rtol=1e-9, atol=1e-11)

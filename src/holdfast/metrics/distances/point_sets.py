@@ -35,7 +35,7 @@ def point_sets(
     *,
     least: int = 1,
 ) -> PointSets:
-    """Check two sides and bring them to one form; points outside a mask become 0 and weigh nothing.
+    """Check two sides and bring them to one form; points outside a mask move to the mean of the others, without weight.
 
     Values of weights and masks are not looked at while ``torch.compile`` traces.
     """
@@ -69,17 +69,18 @@ def _side(
     if weights is None and mask is None:
         return x, None
     looks = not torch.compiler.is_compiling()
-    a = x.new_ones(x.shape[:2])
-    if weights is not None:
-        a = _spread(f"{name}_weights", weights, x).to(x)
-        if looks and not bool((a >= 0).all() & a.isfinite().all()):
-            raise ValueError(f"{name}_weights must be finite and not negative")
+    a = x.new_ones(x.shape[:2]) if weights is None else _spread(f"{name}_weights", weights, x).to(x)
     if mask is not None:
         if mask.dtype != torch.bool:
             raise TypeError(f"{name}_mask must be boolean, True where a point counts, got {mask.dtype}")
         keep = _spread(f"{name}_mask", mask, x)
-        x = torch.where(keep[..., None], x, 0)
         a = torch.where(keep, a, 0)
+        # Padding lies among the points, so that it moves neither a centre nor a largest distance.
+        kept = torch.where(keep[..., None], x, 0)
+        middle = kept.detach().sum(1, keepdim=True) / keep.sum(1).clamp_min(1)[:, None, None]
+        x = torch.where(keep[..., None], x, middle)
+    if weights is not None and looks and not bool((a >= 0).all() & a.isfinite().all()):
+        raise ValueError(f"{name}_weights must be finite and not negative")
     if looks:
         count = (a > 0).sum(1)
         if bool((count < least).any()):
