@@ -61,3 +61,11 @@ def test_negative_numbers_have_a_minus_sign():
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_names_wider_than_a_cell_are_turned_inside_the_picture():
+    short, long = (heat_map([[0.0, 1.0]], ["a"], [name, "y"], title="m") for name in ("x", "a name of some length"))
+    assert "rotate(-45" not in short
+    assert long.count("rotate(-45") == 2
+    sizes = [ElementTree.fromstring(picture).attrib["viewBox"].split() for picture in (short, long)]
+    assert float(sizes[1][3]) > float(sizes[0][3]) + 80

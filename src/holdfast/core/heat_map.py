@@ -65,8 +65,12 @@ def heat_map(
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     wide, tall = _CELL
     left = 14 + 7.5 * max(len(str(r)) for r in rows) + (18 if row_axis else 0)
-    top = 10.0 + (18 if column_axis else 0) + 18
-    width, height = left + wide * v.shape[1] + 10, top + tall * v.shape[0] + 10
+    # Names that are wider than a cell are turned.
+    longest = 7.5 * max(len(str(c)) for c in columns)
+    slant = longest > wide
+    top = 10.0 + (18 if column_axis else 0) + (8 + 0.71 * longest if slant else 18)
+    width = left + wide * v.shape[1] + (max(10.0, 0.71 * longest - wide / 2) if slant else 10)
+    height = top + tall * v.shape[0] + 10
     parts = [f"<title>{escape(title)}</title>"]
 
     def text(
@@ -81,7 +85,11 @@ def heat_map(
         middle = top + tall * v.shape[0] / 2
         text(14, middle, row_axis, more=f' transform="rotate(-90 14 {middle:.1f})"')
     for j, name in enumerate(columns):
-        text(left + wide * (j + 0.5), top - 7, name)
+        x, y = left + wide * (j + 0.5), top - 7
+        if slant:
+            text(x, y, name, anchor="start", more=f' transform="rotate(-45 {x:.1f} {y:.1f})"')
+        else:
+            text(x, y, name)
     for i, name in enumerate(rows):
         text(left - 8, top + tall * (i + 0.5) + 4.5, name, anchor="end")
         for j, value in enumerate(v[i]):
