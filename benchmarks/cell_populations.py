@@ -34,8 +34,8 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 
 from holdfast.core.random import spawn_seed
+from holdfast.data import log_counts
 from holdfast.data.readers.npz import stored_csr
-from holdfast.distribution.embedding import log_counts
 from holdfast.distribution.embedding.estimator import DistributionEmbedding
 from holdfast.metrics import energy_distance, t_interval
 
