@@ -69,6 +69,7 @@ def test_the_weight_by_default_is_a_twentieth_of_the_mean_squared_distance():
     x, y = sets(20, 15)
     eps = 0.05 * mean_squared_distance(x, y)
     torch.testing.assert_close(sinkhorn_divergence(x, y), sinkhorn_divergence(x, y, eps=eps))
+    torch.testing.assert_close(sinkhorn_divergence(x, y, share=0.2), sinkhorn_divergence(x, y, eps=4 * eps))
 
 
 def test_far_sets_and_tiny_weights_stay_finite():
@@ -92,6 +93,7 @@ def test_options_that_make_no_sense_are_refused():
     for options, message in (
         ({"eps": 0.0}, "eps must be in"),
         ({"eps": torch.ones(3)}, "eps must be one number or one for each of 2 pairs"),
+        ({"share": 0.0}, "share must be in"),
         ({"tolerance": 0.0}, "tolerance must be in"),
         ({"max_iterations": 0}, "max_iterations must be in"),
     ):

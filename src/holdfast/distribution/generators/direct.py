@@ -12,7 +12,6 @@ from holdfast.core.checks import check_choice, check_number
 from holdfast.distribution.generators.inputs import check_codes, check_points
 from holdfast.metrics.distances import (
     kernel_discrepancy,
-    mean_squared_distance,
     median_distance,
     sinkhorn_divergence,
     sliced_transport,
@@ -87,7 +86,7 @@ class DirectGenerator(nn.Module):
                 raise ValueError("loss='mmd' takes the median distance of the points: sets need at least two, got one")
             median = median_distance(x).clamp_min(1e-6)
             return kernel_discrepancy(x, y, median[:, None]).mean()
-        return sinkhorn_divergence(x, y, eps=self.eps * mean_squared_distance(x, y).clamp_min(1e-12)).mean()
+        return sinkhorn_divergence(x, y, share=self.eps).mean()
 
     def _draw(self, z: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
         noise = torch.randn(len(z), n, self.noise_dim, generator=generator, device=z.device, dtype=z.dtype)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from holdfast.core.checks import check_number
 from holdfast.distribution.generators.inputs import check_codes, check_points
-from holdfast.metrics.distances import mean_squared_distance, sinkhorn_divergence
+from holdfast.metrics.distances import sinkhorn_divergence
 from holdfast.nn.attention import TransformerBlock
 
 __all__ = ["WormholeDecoder"]
@@ -83,17 +83,14 @@ class WormholeDecoder(nn.Module):
         check_points(x, z, (self.features,), self.code)
         if x.shape[1] != self.set_size:
             raise ValueError(f"this decoder is made for sets of {self.set_size} points, got {x.shape[1]}")
-        loss = self._apart(self.decode(z), x).mean()
+        loss = sinkhorn_divergence(self.decode(z), x, share=self.eps).mean()
         if self.weight == 0 or len(x) < 2:
             return loss
         i, j = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
         chosen = torch.rand(len(i), generator=generator, device=x.device).topk(min(self.pairs, len(i))).indices
         i, j = i[chosen], j[chosen]
-        apart = self._apart(x[i], x[j])
+        apart = sinkhorn_divergence(x[i], x[j], share=self.eps)
         return loss + self.weight * (apart - (z[i] - z[j]).square().sum(-1)).square().mean()
-
-    def _apart(self, x: Tensor, y: Tensor) -> Tensor:
-        return sinkhorn_divergence(x, y, eps=self.eps * mean_squared_distance(x, y).clamp_min(1e-12))
 
     @torch.no_grad()
     def sample(

@@ -53,9 +53,8 @@ def exact_transport(
     """
     check_number("p", p, low=1)
     s = point_sets(x, y, x_weights, y_weights, x_mask, y_mask)
-    a, b = (t.new_full(t.shape[:2], 1 / t.shape[1]) if w is None else w for t, w in ((s.x, s.a), (s.y, s.b)))
     distance = torch.cdist(s.x, s.y, compute_mode="donot_use_mm_for_euclid_dist")
-    return s.out(transport_cost(distance if p == 1 else distance.pow(p), a, b))
+    return s.out(transport_cost(distance if p == 1 else distance.pow(p), *s.weights()))
 
 
 def transport_cost(

@@ -8,7 +8,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["PointSets", "average", "mean_squared_distance", "median_distance", "point_sets", "squared_distances"]
+__all__ = [
+    "PointSets",
+    "average",
+    "mean_square",
+    "mean_squared_distance",
+    "median_distance",
+    "point_sets",
+    "squared_distances",
+]
+
+
+_FEWEST = {1: "one point", 2: "two points"}
 
 
 class PointSets(NamedTuple):
@@ -19,6 +30,13 @@ class PointSets(NamedTuple):
     a: Tensor | None
     b: Tensor | None
     batched: bool
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Return the weights (B, n) and (B, m), equal ones written out."""
+        a, b = (
+            t.new_full(t.shape[:2], 1 / t.shape[1]) if w is None else w for t, w in ((self.x, self.a), (self.y, self.b))
+        )
+        return a, b
 
     def out(self, value: Tensor) -> Tensor:
         """Return ``value`` (B, ...) without the batch where none came in."""
@@ -54,8 +72,7 @@ def point_sets(
     if batched and len(x) != len(y):
         raise ValueError(f"x and y must hold equally many sets, got {len(x)} and {len(y)}")
     if min(x.shape[-2], y.shape[-2]) < least or 0 in x.shape:
-        words = {1: "one point", 2: "two points"}[least]
-        raise ValueError(f"each set needs at least {words}, got {tuple(x.shape)} and {tuple(y.shape)}")
+        raise ValueError(f"each set needs at least {_FEWEST[least]}, got {tuple(x.shape)} and {tuple(y.shape)}")
     if not batched:
         x, y = x[None], y[None]
     x, a = _side("x", x, x_weights, x_mask, least)
@@ -84,9 +101,8 @@ def _side(
     if looks:
         count = (a > 0).sum(1)
         if bool((count < least).any()):
-            words = {1: "one point", 2: "two points"}[least]
             raise ValueError(
-                f"each set of {name} needs at least {words} with weight, but set {int(count.argmin())} has "
+                f"each set of {name} needs at least {_FEWEST[least]} with weight, but set {int(count.argmin())} has "
                 f"{int(count.min())}"
             )
     return x, a / a.sum(1, keepdim=True)
@@ -137,13 +153,17 @@ def mean_squared_distance(
         tensor(5.)
     """
     s = point_sets(x, y, x_weights, y_weights, x_mask, y_mask)
-    means, spread = [], s.x.new_zeros(len(s.x))
-    for points, w in ((s.x, s.a), (s.y, s.b)):
-        w = points.new_full(points.shape[:2], 1 / points.shape[1]) if w is None else w
+    return s.out(mean_square(s.x, s.y, *s.weights()))
+
+
+def mean_square(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Float[Tensor, " batch"]:
+    """Return :func:`mean_squared_distance` of batches whose weights add up to 1."""
+    means, spread = [], x.new_zeros(len(x))
+    for points, w in ((x, a), (y, b)):
         mean = (w[..., None] * points).sum(1, keepdim=True)
         spread = spread + (w * (points - mean).square().sum(-1)).sum(1)
         means.append(mean[:, 0])
-    return s.out(spread + (means[0] - means[1]).square().sum(-1))
+    return spread + (means[0] - means[1]).square().sum(-1)
 
 
 def median_distance(
@@ -171,7 +191,6 @@ def median_distance(
         d = squared_distances(points, points)[:, i, j]
         if s.a is None and s.b is None:
             return s.out(d.median(1).values.sqrt())
-        kept = [p.new_full(p.shape[:2], 1.0) if w is None else w for p, w in ((s.x, s.a), (s.y, s.b))]
-        keep = torch.cat(kept[: len(pool)], 1) > 0
+        keep = torch.cat(s.weights()[: len(pool)], 1) > 0
         d = torch.where(keep[:, i] & keep[:, j], d, torch.nan)
         return s.out(d.nanmedian(1).values.sqrt())

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from holdfast.core.checks import check_number
-from holdfast.metrics.distances.point_sets import mean_squared_distance, point_sets, squared_distances
+from holdfast.metrics.distances.point_sets import mean_square, point_sets, squared_distances
 
 __all__ = ["sinkhorn_divergence"]
 
@@ -25,6 +25,7 @@ def sinkhorn_divergence(
     y: Float[Tensor, "*batch m d"],
     *,
     eps: float | Float[Tensor, "*batch"] | None = None,
+    share: float = 0.05,
     tolerance: float = 1e-3,
     max_iterations: int = 2000,
     x_weights: Float[Tensor, "*batch n"] | None = None,
@@ -45,7 +46,8 @@ def sinkhorn_divergence(
 
     Args:
         x, y: sets, (n, d) and (m, d), or batches of them.
-        eps: entropic weight, one or one for each pair of sets; by default a twentieth of their mean squared distance.
+        eps: entropic weight, one or one for each pair of sets; by default ``share`` of their mean squared distance.
+        share: see ``eps``.
         tolerance: largest total error of the plan's marginals, which lies in [0, 2].
         max_iterations: of the scalings at the last weight; there is a warning where they do not suffice.
         x_weights, y_weights: of the points, not negative; they are divided by their sum.
@@ -65,13 +67,14 @@ def sinkhorn_divergence(
         >>> sinkhorn_divergence(x, x + 3).round(decimals=2)
         tensor(18.)
     """
+    check_number("share", share, low=0, open_low=True)
     check_number("tolerance", tolerance, low=0, open_low=True)
     check_number("max_iterations", max_iterations, low=1, integer=True)
     s = point_sets(x, y, x_weights, y_weights, x_mask, y_mask)
-    a, b = (p.new_full(p.shape[:2], 1 / p.shape[1]) if w is None else w for p, w in ((s.x, s.a), (s.y, s.b)))
+    a, b = s.weights()
     if eps is None:
         with torch.no_grad():
-            scale = 0.05 * mean_squared_distance(s.x, s.y, x_weights=a, y_weights=b)
+            scale = share * mean_square(s.x, s.y, a, b)
             weight = scale.clamp_min(torch.finfo(s.x.dtype).tiny ** 0.5)
     else:
         weight = torch.as_tensor(eps, dtype=s.x.dtype, device=s.x.device).detach()
@@ -146,7 +149,7 @@ def _cross_potential(cost: Tensor, a: Tensor, b: Tensor, eps: Tensor, tolerance:
     top = cost.amax((1, 2))[:, None]
     stages = max(0, math.ceil(math.log(max(float((top / eps).max()), 1.0)) / -math.log(_COOLING)))
     a, b = a[:, None], b[:, None]
-    g, done, error = torch.zeros_like(b[:, 0]), 0, torch.zeros_like(eps)
+    g, error = torch.zeros_like(b[:, 0]), torch.zeros_like(eps)
     for block in range(stages + math.ceil(limit / _BLOCK)):
         e = torch.maximum(eps, top * _COOLING ** (block + 1))
         plan = _logits(cost, g, b[:, 0], e).softmax(2)
@@ -161,7 +164,6 @@ def _cross_potential(cost: Tensor, a: Tensor, b: Tensor, eps: Tensor, tolerance:
             v = torch.where(b > 0, b / _floor(column), 1)
             column = (a / _floor(v @ turned)) @ plan
         g = g + e * v[:, 0].log()
-        done += _BLOCK
     warnings.warn(
         f"the marginals of the plan are {float(error.max()):.1e} off after {limit} iterations, more than "
         f"tolerance={tolerance:g}: give more max_iterations, or a larger eps",
